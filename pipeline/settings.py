@@ -1,0 +1,84 @@
+"""Settings: environment variables `CALLSTREAM_…`, read once, checked at the start."""
+
+import os
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+PREFIX = "CALLSTREAM_"
+
+
+def default_cache_dir() -> str:
+    """The user's cache folder (XDG Base Directory Specification)."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return str(Path(base) / "callstream")
+
+
+class SettingsError(Exception):
+    """A setting has a bad value; the message names it. The program cannot start."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Every setting. The environment variable is the field's name in capitals behind `CALLSTREAM_`."""
+
+    broker: Annotated[str, Meta(min_length=1, description="Kafka bootstrap servers, host:port[,host:port…]")] = "localhost:9092"
+    topic_prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,100}$", description="put before every topic name")] = ""
+    partitions: Annotated[int, Meta(ge=1, le=10_000, description="partitions of each topic that `callstream topics` creates")] = 8
+    replication_factor: Annotated[int, Meta(ge=1, le=32, description="copies of each partition")] = 1
+    cache_dir: Annotated[str, Meta(min_length=1, description="folder for models and the embedded broker's jars")] = msgspec.field(
+        default_factory=default_cache_dir
+    )
+    data_dir: Annotated[str, Meta(min_length=1, description="folder for the query service's view")] = "callstream-data"
+    idle_timeout_s: Annotated[float, Meta(gt=0, le=86_400, description="a call that sends nothing for so long is ended")] = 60.0
+    reorder_window_s: Annotated[float, Meta(ge=0, le=60, description="audio to wait through for a chunk out of order")] = 5.0
+    max_gap_s: Annotated[float, Meta(gt=0, le=3600, description="longest stretch of lost audio to fill with silence")] = 60.0
+    max_call_s: Annotated[float, Meta(gt=0, le=604_800, description="longest call")] = 43_200.0
+    in_flight: Annotated[int, Meta(ge=1, le=1024, description="records in work at once in each agent")] = 32
+    inference_threads: Annotated[int, Meta(ge=1, le=256, description="threads for model inference in each worker")] = 2
+    grace_period_s: Annotated[float, Meta(gt=0, le=3600, description="time to finish work in flight after SIGTERM")] = 30.0
+    language_model: Annotated[str, Meta(pattern="^(tiny|base|small)$", description="whisper size: tiny, base or small")] = "base"
+    host: Annotated[str, Meta(min_length=1, description="address of the query service")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535, description="port of the query service; 0 takes a free one")] = 8080
+    worker_port: Annotated[int, Meta(ge=0, le=65_535, description="port of a worker's /health, /ready and /metrics; 0 for none")] = 0
+    task_ttl_s: Annotated[float, Meta(gt=0, description="how long the query service remembers a task")] = 604_800.0
+    rate_limit: Annotated[int, Meta(ge=0, description="HTTP requests per rate window and client; 0 for no limit")] = 0
+    rate_window_s: Annotated[int, Meta(ge=1, le=86_400, description="length of the rate window")] = 1
+    max_body_bytes: Annotated[int, Meta(ge=1, description="largest JSON body that POST takes")] = 900_000
+    log_level: Annotated[str, Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")] = "WARNING"
+
+    def topic(self, name: str) -> str:
+        """A topic's name on the broker."""
+        return self.topic_prefix + name
+
+
+def _field_types() -> dict[str, object]:
+    return typing.get_type_hints(Settings, include_extras=True)
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """Every setting as (environment variable, default, meaning)."""
+    defaults = Settings()
+    rows = []
+    for name, hint in _field_types().items():
+        meta = next(m for m in typing.get_args(hint) if isinstance(m, Meta))
+        rows.append((PREFIX + name.upper(), str(getattr(defaults, name)), meta.description or ""))
+    return rows
+
+
+def load(environment: Mapping[str, str] = types.MappingProxyType(os.environ)) -> Settings:
+    """Read the settings from the environment. Raises SettingsError with one line that names the variable."""
+    values = {}
+    for name, hint in _field_types().items():
+        text = environment.get(PREFIX + name.upper())
+        if text is None:
+            continue
+        try:
+            values[name] = msgspec.convert(text, hint, strict=False)
+        except msgspec.ValidationError as error:
+            raise SettingsError(f"{PREFIX}{name.upper()}={text!r}: {error}") from None
+    return Settings(**values)

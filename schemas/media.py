@@ -1,0 +1,83 @@
+"""A `media` record: its headers and its options. The value is raw audio bytes."""
+
+import enum
+
+import msgspec
+
+from schemas.tasks import Technology
+
+MAX_CALL_ID_CHARS = 128
+MAX_CHUNK_BYTES = 1_048_576
+MAX_CHANNELS = 8
+SAMPLE_RATES_HZ = (8000, 16000, 32000, 44100, 48000)
+
+
+class Header(enum.StrEnum):
+    """The names of the record headers that callstream reads and writes."""
+
+    SEQUENCE = "sequence"
+    ENCODING = "encoding"
+    SAMPLE_RATE = "sample-rate"
+    CHANNELS = "channels"
+    POSITION = "position"
+    END = "end"
+    OPTIONS = "options"
+    CONTENT_TYPE = "content-type"
+    CORRELATION_ID = "x-correlation-id"
+    REQUEST_ID = "x-request-id"
+    SOURCE = "source"
+    STAGE = "stage"
+    ERROR_TYPE = "error-type"
+    ERROR_MESSAGE = "error-message"
+
+
+class Encoding(enum.StrEnum):
+    """How the samples of a chunk are written."""
+
+    PCM_S16LE = "pcm_s16le"
+    MULAW = "mulaw"  # ITU-T G.711
+    ALAW = "alaw"  # ITU-T G.711
+
+    @property
+    def bytes_per_sample(self) -> int:
+        """Bytes of one sample of one channel."""
+        return 2 if self is Encoding.PCM_S16LE else 1
+
+
+class AudioFormat(msgspec.Struct, frozen=True):
+    """What the bytes of a call mean; the same for all of its chunks."""
+
+    encoding: Encoding = Encoding.PCM_S16LE
+    sample_rate_hz: int = 8000
+    channels: int = 1
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one sample frame: one sample of every channel."""
+        return self.encoding.bytes_per_sample * self.channels
+
+    @property
+    def bytes_per_s(self) -> int:
+        """Bytes of one second of audio."""
+        return self.frame_bytes * self.sample_rate_hz
+
+
+class CallOptions(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The `options` header of a call's chunk 0. Languages are RFC 5646 tags; voiceprints are Base64."""
+
+    technologies: list[Technology] | None = None
+    languages: list[str] | None = None
+    compare_with: list[str] = []
+    correlation_id: str | None = None
+
+
+class MediaChunk(msgspec.Struct, frozen=True):
+    """One `media` record with its headers read. `options` is the header's text, on chunk 0 only."""
+
+    call_id: str
+    sequence: int
+    format: AudioFormat
+    audio: bytes
+    position: int | None = None
+    end: bool = False
+    options: str | None = None
