@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     inference_threads: Annotated[int, Meta(ge=1, le=256, description="threads for model inference in each worker")] = 2
     grace_period_s: Annotated[float, Meta(gt=0, le=3600, description="time to finish work in flight after SIGTERM")] = 30.0
     language_model: Annotated[str, Meta(pattern="^(tiny|base|small)$", description="whisper size: tiny, base or small")] = "base"
+    models_manifest: Annotated[str, Meta(description="a manifest file of your own models; empty for the one that is built in")] = ""
     host: Annotated[str, Meta(min_length=1, description="address of the query service")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535, description="port of the query service; 0 takes a free one")] = 8080
     worker_port: Annotated[int, Meta(ge=0, le=65_535, description="port of a worker's /health, /ready and /metrics; 0 for none")] = 0
@@ -50,6 +51,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rate_window_s: Annotated[int, Meta(ge=1, le=86_400, description="length of the rate window")] = 1
     max_body_bytes: Annotated[int, Meta(ge=1, description="largest JSON body that POST takes")] = 900_000
     log_level: Annotated[str, Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")] = "WARNING"
+
+    @property
+    def manifest_path(self) -> Path | None:
+        """The manifest of the user's own models, None for the built-in one."""
+        return Path(self.models_manifest) if self.models_manifest else None
 
     def topic(self, name: str) -> str:
         """A topic's name on the broker."""

@@ -46,6 +46,20 @@ class RequestErrorType(enum.StrEnum):
     STORAGE = "storage.capacity-exceeded"
 
 
+class DetailType(enum.StrEnum):
+    """The `type` of one fault of an HTTP request."""
+
+    TASK_NOT_FOUND = "task.not-found"
+    TASK_ID_INVALID = "task-id.invalid"
+    VALUE_MISSING = "value.missing"
+    VALUE_TYPE = "value.type-invalid"
+    LIST_EMPTY = "list.empty"
+    LIST_TOO_LONG = "list.too-long"
+    MATRIX_TOO_LARGE = "matrix.too-large"
+    BASE64_INVALID = "base64.invalid"
+    BODY_TOO_LARGE = "body.too-large"
+
+
 class RequestError(msgspec.Struct, frozen=True):
     """The body of every HTTP answer of 400 and above."""
 
@@ -71,8 +85,6 @@ class DeadLetterType(enum.StrEnum):
     POSITION_CONFLICT = "position.conflict"  # overlaps what was already heard
     OPTIONS_INVALID = "options.invalid"
     CALL_ENDED = "call.ended"  # after the call's last chunk
-    CALL_TOO_LONG = "call.too-long"
-    TAIL_ODD = "tail.odd"  # the call's last bytes are no whole sample frame
     REQUEST_INVALID = "request.invalid"
     RECORD_INVALID = "record.invalid"  # an internal topic holds what no agent wrote
     INTERNAL = "internal"  # a fault of ours: the record is fine, replay it after the fix

@@ -5,7 +5,6 @@ A call is one `begin`, its utterances in order of their end, and one `end`, on b
 
 import msgspec
 
-from schemas.errors import TaskError
 from schemas.media import CallOptions
 
 
@@ -60,15 +59,21 @@ class Print(msgspec.Struct, frozen=True, tag="print", tag_field="kind"):
 
 
 class CallEnd(msgspec.Struct, frozen=True, tag="end", tag_field="kind"):
-    """The last record of a call; `error` says why it failed, when it did."""
+    """The last record of a call that was heard to its end."""
 
     call_id: str
     channels: int
-    error: TaskError | None = None
 
 
-SpeechRecord = CallBegin | Utterance | CallEnd
-PrintRecord = CallBegin | Print | CallEnd
+class Fault(msgspec.Struct, frozen=True, tag="fault", tag_field="kind"):
+    """The call cannot be heard to its end; its tasks fail."""
+
+    call_id: str
+    message: str
+
+
+SpeechRecord = CallBegin | Utterance | CallEnd | Fault
+PrintRecord = CallBegin | Print | CallEnd | Fault
 
 
 class WatchlistEntry(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,0 +1,1 @@
+"""The query service: `results` as a SQLite view, read and fed over HTTP."""

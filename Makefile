@@ -1,0 +1,66 @@
+# callstream: `make demo` runs the whole thing on this machine, `make help` lists the rest.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+PACKAGES := $(wildcard schemas pipeline agents)
+OTHERS := $(wildcard tests benchmarks tools)
+SAY := echo "callstream:"
+# The stamp holds this folder's path: scripts in a virtual environment break when their folder moves.
+STALE := $(if $(filter $(CURDIR),$(shell cat $(STAMP) 2>/dev/null)),,stale)
+
+# pip's own lines would be hundreds: count the packages instead; errors go to stderr and are shown whole.
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --no-input install --progress-bar off
+COUNT := n=0; while read -r word _; do [ "$$word" != Collecting ] || { n=$$((n + 1)); \
+  [ $$((n % 25)) -ne 0 ] || $(SAY) "  $$n packages"; }; done
+
+.PHONY: demo test lint setup lock bench clean help system $(STALE)
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: setup ## stream a bundled call through everything (DEMO_ARGS="FILE ... --json")
+	@$(BIN)/callstream demo $(DEMO_ARGS)
+
+test: setup ## run the tests (PYTEST_ARGS="-k name")
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup ## style, types, import directions, schemas, compose file
+	@$(SAY) "ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(SAY) "mypy"; $(BIN)/mypy --strict $(PACKAGES) $(OTHERS)
+	@$(SAY) "import-linter"; $(BIN)/lint-imports
+	@if [ -e tools/check_schemas.py ]; then $(SAY) "schemas"; $(BIN)/python -m tools.check_schemas --check; fi
+	@if docker compose version >/dev/null 2>&1; then $(SAY) "compose.yaml"; docker compose config -q; \
+	  else $(SAY) "compose.yaml not checked: no docker compose here"; fi
+
+bench: setup ## measure (BENCH_ARGS)
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+setup: system $(STAMP) ## install what is missing: system packages, Python packages
+
+system:
+	@tools/system_packages.sh
+
+$(STAMP): requirements.lock pyproject.toml $(STALE)
+	@tools/system_packages.sh python
+	@if ! $(BIN)/python -c 'import pip' 2>/dev/null || [ "$(STALE)" ]; then \
+	  $(SAY) "making $(VENV)"; "$$(tools/find_python.sh)" -m venv --clear $(VENV); fi
+	@$(SAY) "installing Python packages (about 30 s the first time)"
+	@$(PIP) --require-hashes -r requirements.lock | { $(COUNT); }
+	@$(PIP) --no-deps -e . | { $(COUNT); }
+	@echo "$(CURDIR)" > $(STAMP)
+	@$(SAY) "Python packages are installed"
+
+lock: setup ## resolve pyproject.toml into requirements.lock (LOCK_ARGS=--upgrade)
+	@$(BIN)/python -m pip show -q uv 2>/dev/null || { $(SAY) "installing uv"; $(PIP) -q uv; }
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 $(LOCK_ARGS) \
+	  --no-emit-index-url --no-header --no-annotate --quiet -o requirements.lock
+	@$(SAY) "requirements.lock: $$(grep -c == requirements.lock) packages; run make test"
+
+clean: ## remove the virtual environment and everything built or cached in this folder
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,159 @@
+"""What the agents behind extraction share: a call's prints are added up, each addition is a partial result, the end a result.
+
+Speech and prints may come twice (at-least-once delivery); a print counts once, and a call that was ended stays ended.
+"""
+
+from collections import OrderedDict
+from typing import Generic, TypeVar
+
+import msgspec
+
+from pipeline.delivery import Receipt
+from pipeline.options import known_tasks
+from pipeline.records import DeadLetterError, OutgoingRecord, Record
+from pipeline.settings import Settings
+from pipeline.stage import Frame
+from pipeline.transitions import TaskLog, failed
+from schemas.errors import DeadLetterType, TaskError
+from schemas.stream import CallBegin, CallEnd, Fault, Print, PrintRecord
+from schemas.tasks import Technology
+
+Evidence = TypeVar("Evidence")
+
+_DECODER: msgspec.msgpack.Decoder[PrintRecord] = msgspec.msgpack.Decoder(PrintRecord)
+_REMEMBERED_CALLS = 20_000
+
+
+class CallInWork(Generic[Evidence]):
+    """One call. Its receipts are held until its task is final: a successor adds it up again from its begin."""
+
+    def __init__(self, begin: CallBegin, log: TaskLog, evidence: Evidence) -> None:
+        self.begin = begin
+        self.log = log
+        self.evidence = evidence
+        self.seen: set[tuple[int, int]] = set()
+        self.receipts: list[Receipt] = []
+
+
+class CallStage(Generic[Evidence]):
+    """One technology over a call's prints; subclasses say what evidence is and what follows from it."""
+
+    name: str
+    technology: Technology
+    topics: tuple[str, ...] = ("prints",)
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._calls: dict[str, CallInWork[Evidence]] = {}
+        self._ended: OrderedDict[str, None] = OrderedDict()
+
+    def new_evidence(self, begin: CallBegin) -> Evidence:
+        """What is known before the first print."""
+        raise NotImplementedError
+
+    def add(self, evidence: Evidence, heard: Print) -> None:
+        """Add an utterance."""
+        raise NotImplementedError
+
+    def result(self, begin: CallBegin, evidence: Evidence) -> msgspec.Struct:
+        """The result by now."""
+        raise NotImplementedError
+
+    def rejection(self, begin: CallBegin) -> TaskError | None:  # noqa: ARG002 - for subclasses
+        """Why the task cannot be done as it was asked for, if it cannot."""
+        return None
+
+    def opening(self, begin: CallBegin, source: str) -> tuple[TaskLog, list[OutgoingRecord]] | None:  # noqa: ARG002 - for subclasses
+        """The log of this call's task, and what to publish before it runs; None when it was not asked for."""
+        if self.technology not in known_tasks(begin.options):
+            return None
+        return TaskLog.of_call(self.technology, begin.call_id, begin.correlation_id, first_revision=1), []
+
+    async def start(self, frame: Frame) -> None:
+        """Get ready."""
+        self.publisher = frame.publisher
+
+    async def stop(self) -> None:
+        """Nothing to let go of."""
+
+    async def tick(self) -> None:
+        """Nothing is due by time."""
+
+    def forget(self) -> None:
+        """Drop all calls."""
+        self._calls.clear()
+        self._ended.clear()
+
+    async def process(self, record: Record, receipt: Receipt) -> None:
+        """Take one record of a call."""
+        heard = _decode(record)
+        call = self._calls.get(heard.call_id)
+        if call is not None:
+            call.receipts.append(receipt)
+            await self._go_on(call, heard, record.source)
+        elif isinstance(heard, CallBegin) and heard.call_id not in self._ended:
+            await self._begin(heard, record.source, receipt)
+        else:
+            receipt.release()  # a call of which this task is final, or was not asked for
+
+    async def _begin(self, begin: CallBegin, source: str, receipt: Receipt) -> None:
+        opening = self.opening(begin, source)
+        if opening is None:
+            receipt.release()
+            return
+        log, records = opening
+        await self.publisher.publish([*records, log.running(source)])
+        if (error := self.rejection(begin)) is not None:
+            await self.publisher.publish([log.ended(source, error)])
+            self._remember(begin.call_id)
+            receipt.release()
+            return
+        call = self._calls[begin.call_id] = CallInWork(begin, log, self.new_evidence(begin))
+        call.receipts.append(receipt)
+
+    async def _go_on(self, call: CallInWork[Evidence], heard: PrintRecord, source: str) -> None:
+        match heard:
+            case Print():
+                await self._add(call, heard, source)
+            case CallEnd():
+                result = self.result(call.begin, call.evidence)
+                await self._close(call, call.log.done(source, result, self.settings.data_dir))
+            case Fault():
+                await self._close(call, call.log.ended(source, failed(heard.message)))
+            case CallBegin():
+                pass  # its agent began anew and repeats what it said
+
+    async def _add(self, call: CallInWork[Evidence], heard: Print, source: str) -> None:
+        utterance = (heard.channel, heard.start_sample)
+        if utterance in call.seen:
+            return
+        call.seen.add(utterance)
+        self.add(call.evidence, heard)
+        await self.publisher.publish([call.log.running(source, self.result(call.begin, call.evidence))])
+
+    async def _close(self, call: CallInWork[Evidence], final: OutgoingRecord) -> None:
+        await self.publisher.publish([final])
+        self._remember(call.begin.call_id)
+        for receipt in call.receipts:
+            receipt.release()
+
+    def _remember(self, call_id: str) -> None:
+        self._calls.pop(call_id, None)
+        self._ended[call_id] = None
+        if len(self._ended) > _REMEMBERED_CALLS:
+            self._ended.popitem(last=False)
+
+    async def fail(self, record: Record, message: str) -> None:
+        """Fail the task of the call that this record belongs to."""
+        call = self._calls.get((record.key or b"").decode(errors="replace"))
+        if call is not None:
+            await self._close(call, call.log.ended(record.source, failed(message)))
+
+
+def _decode(record: Record) -> PrintRecord:
+    try:
+        return _DECODER.decode(record.value or b"")
+    except msgspec.DecodeError as error:
+        raise DeadLetterError(DeadLetterType.RECORD_INVALID, f"not a prints record: {error}") from None
+
+

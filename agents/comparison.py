@@ -1,0 +1,98 @@
+"""Voiceprint comparison: a call's channels with the voiceprints given with it and the watch list; and list with list."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from agents.request_stage import RequestStage
+from pipeline.options import known_tasks
+from pipeline.records import OutgoingRecord
+from pipeline.scoring.comparison import compare
+from pipeline.scoring.voiceprint import Voiceprint, VoiceprintSum, unpack
+from pipeline.settings import Settings
+from pipeline.stage import Frame, Stage
+from pipeline.start_tasks import ListsError, decode_list, decode_pair
+from pipeline.transitions import TaskLog, rejected
+from pipeline.watchlist import WatchlistFollower
+from schemas.errors import ErrorDetail, TaskError
+from schemas.requests import StartTask
+from schemas.results import ComparisonResult
+from schemas.stream import CallBegin, Print
+from schemas.tasks import Technology
+
+_COMPARISON = Technology.VOICEPRINT_COMPARISON
+
+
+class CallComparison(msgspec.Struct):
+    """A call's sums by channel, and what they are compared with: the watch list is taken as it is when the call begins."""
+
+    channels: list[VoiceprintSum]
+    references: dict[str, Voiceprint]
+
+
+class ComparisonStage(RequestStage[CallComparison]):
+    """How alike voices are."""
+
+    name = "comparison"
+    technology = _COMPARISON
+
+    async def start(self, frame: Frame) -> None:
+        """Read the watch list to its end before the first record."""
+        await super().start(frame)
+        self._watchlist = WatchlistFollower(self.settings)
+        await self._watchlist.start()
+
+    async def stop(self) -> None:
+        """Stop following the watch list."""
+        await self._watchlist.stop()
+
+    def opening(self, begin: CallBegin, source: str) -> tuple[TaskLog, list[OutgoingRecord]] | None:
+        """Comparison runs when it was asked for, or when the watch list holds something; then its task begins here."""
+        if _COMPARISON in known_tasks(begin.options):
+            return super().opening(begin, source)
+        if begin.options.technologies is not None or not self._watchlist.entries:
+            return None
+        log = TaskLog.of_call(_COMPARISON, begin.call_id, begin.correlation_id)
+        return log, [log.pending(source)]
+
+    def rejection(self, begin: CallBegin) -> TaskError | None:
+        """References that are no voiceprints, or none at all."""
+        if not begin.options.compare_with and not self._watchlist.entries:
+            message = "nothing to compare with: compare_with is empty, and so is the watch list"
+            return rejected([ErrorDetail(["options", "compare_with"], message, "references.none")])
+        try:
+            _given(begin)
+        except ListsError as error:
+            return rejected(error.details)
+        return None
+
+    def new_evidence(self, begin: CallBegin) -> CallComparison:
+        """A sum for each channel, and the references."""
+        enrolled = {f"watchlist/{subject}": self._watchlist.entries[subject] for subject in sorted(self._watchlist.entries)}
+        return CallComparison([VoiceprintSum() for _ in range(begin.channels)], _given(begin) | enrolled)
+
+    def add(self, evidence: CallComparison, heard: Print) -> None:
+        """Add an utterance to its channel."""
+        evidence.channels[heard.channel].add(unpack(heard.voiceprint))
+
+    def result(self, begin: CallBegin, evidence: CallComparison) -> ComparisonResult:
+        """Channels that had speech are columns, references are rows."""
+        spoken = [(number, one.merged()) for number, one in enumerate(evidence.channels) if one.speech_s > 0]
+        scores = compare([voiceprint for _, voiceprint in spoken], list(evidence.references.values()))
+        return ComparisonResult(scores, [number for number, _ in spoken], list(evidence.references))
+
+    def answer(self, request: StartTask) -> ComparisonResult:
+        """Every voiceprint of list a against every one of list b."""
+        columns, rows = decode_pair(request)
+        return ComparisonResult(compare(columns, rows))
+
+
+def _given(begin: CallBegin) -> dict[str, Voiceprint]:
+    given = begin.options.compare_with
+    voiceprints = decode_list("compare_with", given) if given else []
+    return {f"compare_with/{index}": voiceprint for index, voiceprint in enumerate(voiceprints)}
+
+
+def stages(settings: Settings) -> Sequence[Stage]:
+    """The stages of this agent."""
+    return [ComparisonStage(settings)]

@@ -1,0 +1,127 @@
+"""Voiceprint extraction: utterances in, their voiceprints and languageprints out on `prints`; and the task itself.
+
+`ExtractionStage` is the one heavy stage: a pure function of one `speech` record. `VoiceprintStage` adds up a call's prints.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import numpy as np
+
+from agents.call_stage import CallStage
+from pipeline.audio.resampling import to_wide
+from pipeline.delivery import Receipt
+from pipeline.models.manifest import load_manifest
+from pipeline.models.models import ModelSet
+from pipeline.models.registry import fetch
+from pipeline.records import DeadLetterError, OutgoingRecord, Record
+from pipeline.scoring.languages import MIN_SPEECH_S
+from pipeline.scoring.voiceprint import MODEL, VoiceprintSum, encode, from_embeddings, pack, unpack
+from pipeline.settings import Settings
+from pipeline.stage import Frame, Stage
+from schemas.errors import DeadLetterType
+from schemas.results import VoiceprintChannel, VoiceprintResult
+from schemas.stream import CallBegin, Fault, Print, SpeechRecord, Utterance
+from schemas.tasks import Technology
+
+_DECODER: msgspec.msgpack.Decoder[SpeechRecord] = msgspec.msgpack.Decoder(SpeechRecord)
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+def extract(models: ModelSet, utterance: Utterance) -> Print:
+    """Everything that the models say about one utterance. Raises ValueError when its audio does not fit its span."""
+    samples = np.frombuffer(utterance.audio, "<i2")
+    if len(samples) != utterance.end_sample - utterance.start_sample or not len(samples):
+        raise ValueError(f"{len(samples)} samples of audio for {utterance.end_sample - utterance.start_sample} samples of speech")
+    wide = to_wide(samples.astype(np.int16), utterance.sample_rate_hz)
+    voiceprint = from_embeddings(models.speaker.embed(wide), models.voice.embed(wide), utterance.speech_s)
+    long_enough = utterance.speech_s >= MIN_SPEECH_S
+    languages = models.language.log_posteriors(wide).astype("<f4").tobytes() if long_enough else b""
+    return Print(
+        utterance.call_id,
+        utterance.channel,
+        utterance.start_sample,
+        utterance.end_sample,
+        utterance.sample_rate_hz,
+        pack(voiceprint),
+        languages,
+    )
+
+
+def load_models(settings: Settings) -> ModelSet:
+    """The models of the settings, fetched when they are not there. Raises ModelError."""
+    manifest = load_manifest(settings.manifest_path)
+    fetch(settings.cache_dir, manifest=manifest, language_size=settings.language_model)
+    return ModelSet.load(settings.cache_dir, settings.language_model, manifest)
+
+
+class ExtractionStage:
+    """From utterances to prints."""
+
+    name = "extraction"
+    topics = ("speech",)
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def start(self, frame: Frame) -> None:
+        """Load the models."""
+        self._publisher = frame.publisher
+        self._pool = ThreadPoolExecutor(self._settings.inference_threads, thread_name_prefix="extraction")
+        self._models = await asyncio.to_thread(load_models, self._settings)
+
+    async def stop(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def forget(self) -> None:
+        """There is nothing to forget: no state between records."""
+
+    async def tick(self) -> None:
+        """Nothing is due by time."""
+
+    async def process(self, record: Record, receipt: Receipt) -> None:
+        """Extract one utterance; pass on what begins and ends a call."""
+        try:
+            speech = _DECODER.decode(record.value or b"")
+        except msgspec.DecodeError as error:
+            raise DeadLetterError(DeadLetterType.RECORD_INVALID, f"not a speech record: {error}") from None
+        value = record.value
+        if isinstance(speech, Utterance):
+            heard = await asyncio.get_running_loop().run_in_executor(self._pool, extract, self._models, speech)
+            value = _ENCODER.encode(heard)
+        await self._publisher.publish([OutgoingRecord("prints", record.key, value)])
+        receipt.release()
+
+    async def fail(self, record: Record, message: str) -> None:
+        """Tell the agents behind that this call cannot be heard to its end."""
+        fault = Fault((record.key or b"").decode(errors="replace"), message)
+        await self._publisher.publish([OutgoingRecord("prints", record.key, _ENCODER.encode(fault))])
+
+
+class VoiceprintStage(CallStage[list[VoiceprintSum]]):
+    """Adds up the voiceprints of a call's channels."""
+
+    name = "voiceprints"
+    technology = Technology.VOICEPRINT_EXTRACTION
+
+    def new_evidence(self, begin: CallBegin) -> list[VoiceprintSum]:
+        """A sum for each channel."""
+        return [VoiceprintSum() for _ in range(begin.channels)]
+
+    def add(self, evidence: list[VoiceprintSum], heard: Print) -> None:
+        """Add an utterance to its channel."""
+        evidence[heard.channel].add(unpack(heard.voiceprint))
+
+    def result(self, begin: CallBegin, evidence: list[VoiceprintSum]) -> VoiceprintResult:
+        """One voiceprint for each channel, an empty one where there was no speech."""
+        return VoiceprintResult(
+            [VoiceprintChannel(number, encode(one.merged()), round(one.speech_s, 3), MODEL) for number, one in enumerate(evidence)]
+        )
+
+
+def stages(settings: Settings) -> Sequence[Stage]:
+    """The stages of this agent."""
+    return [ExtractionStage(settings), VoiceprintStage(settings)]

@@ -1,0 +1,61 @@
+"""What the agents that take start-task requests share: pending, running, then done or rejected."""
+
+import asyncio
+from typing import TypeVar
+
+import msgspec
+
+from agents.call_stage import CallStage
+from pipeline.delivery import Receipt
+from pipeline.records import DeadLetterError, Record
+from pipeline.start_tasks import ListsError, owner, read_start_task, task_log
+from pipeline.transitions import failed, rejected
+from schemas.requests import StartTask
+
+Evidence = TypeVar("Evidence")
+
+
+class RequestStage(CallStage[Evidence]):
+    """A technology over a call's prints that can be started from voiceprints too."""
+
+    topics: tuple[str, ...] = ("prints", "requests")
+
+    def answer(self, request: StartTask) -> msgspec.Struct:
+        """The result of a request; runs in a thread. Raises ListsError."""
+        raise NotImplementedError
+
+    async def process(self, record: Record, receipt: Receipt) -> None:
+        """Take a print or a request."""
+        if not self._is_request(record):
+            await super().process(record, receipt)
+            return
+        if owner(record) is self.technology:
+            await self._execute(record)
+        receipt.release()
+
+    def _is_request(self, record: Record) -> bool:
+        return record.topic == self.settings.topic("requests")
+
+    async def _execute(self, record: Record) -> None:
+        technology, request = read_start_task(record)
+        log = task_log(record, technology)
+        await self.publisher.publish([log.pending(record.source), log.running(record.source)])
+        try:
+            result = await asyncio.to_thread(self.answer, request)
+        except ListsError as error:
+            final = log.ended(record.source, rejected(error.details))
+        else:
+            final = await asyncio.to_thread(log.done, record.source, result, self.settings.data_dir)
+        await self.publisher.publish([final])
+
+    async def fail(self, record: Record, message: str) -> None:
+        """Fail the task of this record."""
+        if not self._is_request(record):
+            await super().fail(record, message)
+            return
+        try:
+            log = task_log(record, self.technology)
+        except DeadLetterError:
+            return
+        log.revision = 2
+        await self.publisher.publish([log.ended(record.source, failed(message))])

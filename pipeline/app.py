@@ -1,0 +1,121 @@
+"""Faust apps: one per agent, so that each agent is a consumer group of its own and scales by itself."""
+
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+
+import faust
+import mode
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from mode.utils.loops import get_event_loop
+
+from pipeline.health import HealthServer
+from pipeline.settings import Settings
+from pipeline.stage import Stage, StageRunner
+
+logger = logging.getLogger(__name__)
+
+ENTRY_POINTS = "callstream.agents"
+EXIT_ZOMBIE = 70
+_WATCH_EVERY_S = 2.0
+_LAST_WORDS_S = 5.0  # for leaving the groups and closing connections
+
+
+
+class UnknownAgentError(Exception):
+    """There is no agent of this name."""
+
+
+def installed_agents() -> dict[str, EntryPoint]:
+    """The installed agents by name: entry points, so that the frame imports none of them."""
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
+def build_app(name: str, settings: Settings) -> faust.App:
+    """A Faust app for one agent; its name is the consumer group."""
+    return faust.App(
+        f"{settings.topic_prefix}callstream-{name}",
+        broker=[f"kafka://{server.strip()}" for server in settings.broker.split(",")],
+        version=1,
+        key_serializer="raw",
+        value_serializer="raw",
+        store="memory://",
+        web_enabled=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        consumer_auto_offset_reset="earliest",
+        producer_acks=-1,
+        producer_linger_ms=0,
+        producer_max_request_size=16 * 1_048_576,
+        producer_request_timeout=30.0,
+        consumer_max_fetch_size=4 * 1_048_576,
+        broker_commit_interval=0.5,
+        broker_session_timeout=20.0,
+        broker_heartbeat_interval=2.0,
+        broker_request_timeout=30.0,
+        stream_buffer_maxsize=256,
+        # The window drains by itself at each hand-over; Faust would wait for records that are held on purpose.
+        stream_wait_empty=False,
+        loghandlers=[],
+    )
+
+
+class CallstreamWorker(mode.Worker):
+    """Runs several stages, each on its own app, in one process."""
+
+    def __init__(self, runners: Sequence[StageRunner], settings: Settings) -> None:
+        self.runners = runners
+        self._grace_period_s = settings.grace_period_s
+        # mode keeps a loop of its own from before any loop ran; its services must all live on that one.
+        apps = (runner.app for runner in runners)
+        super().__init__(*apps, quiet=True, override_logging=False, redirect_stdouts=False, loop=get_event_loop())
+        self.health = HealthServer(runners, settings)
+
+    async def on_first_start(self) -> None:
+        """Load the stages before any record is read."""
+        await super().on_first_start()
+        for runner in self.runners:
+            await runner.stage.start(runner)
+        await self.health.start()
+        threading.Thread(target=_watch, args=(self.runners, self._grace_period_s), daemon=True, name="watchdog").start()
+
+    async def on_shutdown(self) -> None:
+        """Let go of everything; the apps have handed over by now."""
+        await super().on_shutdown()
+        await self.health.stop()
+        for runner in self.runners:
+            await runner.stage.stop()
+
+
+def coordinator_fault(app: faust.App) -> str | None:
+    """Why this app's group coordinator is dead, if it is.
+
+    aiokafka parks an error until somebody asks for it, which Faust never does: the process would live on, idle for ever.
+    """
+    # Not app.consumer: that would make one, here, on the watchdog's thread.
+    consumer = getattr(getattr(app._consumer, "_thread", None), "_consumer", None)
+    coordinator = getattr(consumer, "_coordinator", None)
+    if not isinstance(coordinator, GroupCoordinator):
+        return None
+    if coordinator._pending_exception is not None:
+        return f"group coordinator met {coordinator._pending_exception!r}"
+    task = coordinator._coordination_task
+    if task is not None and task.done():
+        return "the group coordinator's task has ended"
+    return None
+
+
+def _watch(runners: Sequence[StageRunner], grace_period_s: float) -> None:
+    """Ends the process when it is dead but does not know it, or when it cannot bring itself to end."""
+    pause = threading.Event()
+    while not any(runner.app.should_stop for runner in runners):
+        pause.wait(_WATCH_EVERY_S)
+        for runner in runners:
+            if fault := coordinator_fault(runner.app):
+                logger.critical("agent %s: %s; the process ends, start it again", runner.stage.name, fault)
+                os._exit(EXIT_ZOMBIE)
+    pause.wait(grace_period_s + _LAST_WORDS_S)
+    logger.critical("the agents did not end within %g s; the process ends, unfinished work will be done again", grace_period_s)
+    os._exit(EXIT_ZOMBIE)

@@ -1,0 +1,191 @@
+"""Putting the chunks of a call in order, once each, with silence for what never came.
+
+What comes out depends on the call's bytes alone, not on how they were cut, repeated or (within the window) shuffled.
+"""
+
+import bisect
+from typing import Generic, TypeVar
+
+import msgspec
+
+from pipeline.audio.decoding import silence
+from schemas.errors import DeadLetterType
+from schemas.media import AudioFormat, MediaChunk
+
+Origin = TypeVar("Origin")
+
+
+class Rejected(msgspec.Struct, Generic[Origin], frozen=True):
+    """A chunk that is not taken into the call; `origin` is what was given with it."""
+
+    origin: Origin
+    type: DeadLetterType
+    message: str
+
+
+class Taken(msgspec.Struct, Generic[Origin], frozen=True):
+    """What one step gave: the call's next bytes, and the chunks that were turned away."""
+
+    audio: bytes
+    rejected: list[Rejected[Origin]]
+
+
+class _Waiting(msgspec.Struct, Generic[Origin], frozen=True):
+    chunk: MediaChunk
+    origin: Origin
+
+
+class CallAssembler(Generic[Origin]):
+    """The chunks of one call. `window_s` and `max_gap_s` are seconds of audio.
+
+    A chunk that is missing is waited for until more than `window_s` of audio stands behind it; then it is filled with
+    silence, of the length that the next chunk's `position` tells, else of the length of the chunk before it.
+    """
+
+    def __init__(self, window_s: float, max_gap_s: float, max_call_s: float) -> None:
+        self.format: AudioFormat | None = None
+        self.ended = False
+        self.end_seen = False
+        self.abandoned = False
+        self.missing_bytes: list[tuple[int, int]] = []
+        self.next_sequence = 0
+        self.position = 0
+        self.options: str | None = None
+        self._window_s = window_s
+        self._max_gap_s = max_gap_s
+        self._max_call_s = max_call_s
+        self._waiting: dict[int, _Waiting[Origin]] = {}
+        self._waiting_order: list[int] = []
+        self._waiting_bytes = 0
+        self._lost: list[tuple[int, int]] = []
+        self._last_length: int | None = None
+        self._owed_chunks = 0  # turned away in their turn: their silence comes with the next chunk
+        self._out: list[bytes] = []
+        self._rejected: list[Rejected[Origin]] = []
+
+    def put(self, chunk: MediaChunk, origin: Origin) -> Taken[Origin]:
+        """Take one chunk; give what can be heard now."""
+        if self.abandoned:
+            return self._give()
+        if refusal := self._refusal(chunk):
+            self._rejected.append(Rejected(origin, *refusal))
+        elif not self._is_repeated(chunk.sequence):
+            self._store(chunk, origin)
+            self._take_ready()
+            while self._waits_too_long():
+                self._take_next()
+        return self._give()
+
+    def finish(self) -> Taken[Origin]:
+        """End the call: what waits is taken, what is missing before it becomes silence."""
+        while self._waiting_order and not self.ended:
+            self._take_next()
+        self._end()
+        return self._give()
+
+    def abandon(self) -> None:
+        """The call's tasks were rejected or failed: take nothing more, and turn nothing away."""
+        self.ended = self.abandoned = True
+        self._waiting.clear()
+        self._waiting_order.clear()
+
+    def _refusal(self, chunk: MediaChunk) -> tuple[DeadLetterType, str] | None:
+        sequence = chunk.sequence
+        if self._was_lost(sequence):
+            return DeadLetterType.CHUNK_LATE, f"sequence {sequence} came after its place was filled with silence"
+        if self.ended and sequence >= self.next_sequence:
+            return DeadLetterType.CALL_ENDED, f"sequence {sequence} came after the call's end at {self.next_sequence - 1}"
+        return None
+
+    def _is_repeated(self, sequence: int) -> bool:
+        return sequence < self.next_sequence or sequence in self._waiting
+
+    def _was_lost(self, sequence: int) -> bool:
+        return any(first <= sequence < behind for first, behind in self._lost)
+
+    def _store(self, chunk: MediaChunk, origin: Origin) -> None:
+        self._waiting[chunk.sequence] = _Waiting(chunk, origin)
+        bisect.insort(self._waiting_order, chunk.sequence)
+        self._waiting_bytes += len(chunk.audio)
+        self.end_seen = self.end_seen or chunk.end
+
+    def _waits_too_long(self) -> bool:
+        if not self._waiting_order or self.ended:
+            return False
+        first = self._waiting[self._waiting_order[0]].chunk
+        return self._waiting_bytes > self._window_s * first.format.bytes_per_s
+
+    def _take_ready(self) -> None:
+        while self._waiting_order and self._waiting_order[0] == self.next_sequence and not self.ended:
+            self._take_next()
+
+    def _take_next(self) -> None:
+        """Take the first chunk that waits, behind silence for those missing before it, and all that follows it."""
+        waiting = self._waiting.pop(self._waiting_order.pop(0))
+        self._waiting_bytes -= len(waiting.chunk.audio)
+        if refusal := self._misfit(waiting.chunk):
+            self._turn_away(waiting, refusal)
+        else:
+            self._take(waiting.chunk)
+        self._take_ready()
+
+    def _turn_away(self, waiting: _Waiting[Origin], refusal: tuple[DeadLetterType, str]) -> None:
+        # A chunk in its turn leaves a gap of its own; one beyond a gap leaves the gap open for those that may still come.
+        self._rejected.append(Rejected(waiting.origin, *refusal))
+        if waiting.chunk.sequence == self.next_sequence:
+            self._owed_chunks += 1
+            self.next_sequence += 1
+            if waiting.chunk.end:
+                self._end()
+
+    def _misfit(self, chunk: MediaChunk) -> tuple[DeadLetterType, str] | None:
+        """Why this chunk cannot be taken at this place, if it cannot."""
+        if self.format is not None and chunk.format != self.format:
+            return DeadLetterType.FORMAT_CHANGED, f"sequence {chunk.sequence} is {chunk.format}, the call began as {self.format}"
+        if chunk.position is not None and chunk.position < self.position:
+            return DeadLetterType.POSITION_CONFLICT, f"position {chunk.position} lies before {self.position}, which was heard already"
+        gap_s = self._gap_length(chunk) / chunk.format.bytes_per_s
+        if gap_s > self._max_gap_s:
+            return DeadLetterType.GAP_TOO_LONG, f"{gap_s:.1f} s missing before sequence {chunk.sequence}, more than {self._max_gap_s:g} s"
+        return None
+
+    def _gap_length(self, chunk: MediaChunk) -> int:
+        """Bytes missing before this chunk: its position tells, else as many chunks as are missing of the length before."""
+        if chunk.position is not None:
+            return chunk.position - self.position
+        lost_chunks = chunk.sequence - self.next_sequence + self._owed_chunks
+        return lost_chunks * (len(chunk.audio) if self._last_length is None else self._last_length)
+
+    def _take(self, chunk: MediaChunk) -> None:
+        gap = self._gap_length(chunk)
+        if chunk.sequence > self.next_sequence:
+            self._lost.append((self.next_sequence, chunk.sequence))
+        self.format = self.format or chunk.format
+        if chunk.sequence == 0:
+            self.options = chunk.options
+        if gap:
+            self.missing_bytes.append((self.position, self.position + gap))
+            self._append(silence(chunk.format, gap))
+        self._append(chunk.audio)
+        self._last_length = len(chunk.audio) or self._last_length
+        self.next_sequence, self._owed_chunks = chunk.sequence + 1, 0
+        if chunk.end or self.position >= self._max_call_s * chunk.format.bytes_per_s:
+            self._end()
+
+    def _append(self, audio: bytes) -> None:
+        self._out.append(audio)
+        self.position += len(audio)
+
+    def _end(self) -> None:
+        self.ended = True
+        for sequence in self._waiting_order:
+            message = f"sequence {sequence} lies behind the call's end at {self.next_sequence - 1}"
+            self._rejected.append(Rejected(self._waiting[sequence].origin, DeadLetterType.CALL_ENDED, message))
+        self._waiting.clear()
+        self._waiting_order.clear()
+        self._waiting_bytes = 0
+
+    def _give(self) -> Taken[Origin]:
+        taken = Taken(b"".join(self._out), self._rejected)
+        self._out, self._rejected = [], []
+        return taken

@@ -1,0 +1,41 @@
+"""From a call's sample rate to the rate that its speech is heard at: 8000 Hz stays, all others become 16000 Hz."""
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+Int16 = NDArray[np.int16]
+
+WIDE_HZ = 16000
+NARROW_HZ = 8000
+
+
+def analysis_rate_hz(sample_rate_hz: int) -> int:
+    """The rate at which a call of this rate is heard."""
+    return NARROW_HZ if sample_rate_hz == NARROW_HZ else WIDE_HZ
+
+
+class StreamResampler:
+    """One channel to its analysis rate. Feed it equal blocks: its output then depends on the audio alone."""
+
+    def __init__(self, sample_rate_hz: int) -> None:
+        target_hz = analysis_rate_hz(sample_rate_hz)
+        self._stream = (
+            None if target_hz == sample_rate_hz else soxr.ResampleStream(sample_rate_hz, target_hz, 1, dtype="int16", quality="HQ")
+        )
+
+    def feed(self, samples: Int16, *, last: bool = False) -> Int16:
+        """Samples (n,) in, what is ready at the analysis rate out, shape (m,)."""
+        if self._stream is None:
+            return samples
+        resampled: Int16 = self._stream.resample_chunk(samples, last=last)
+        return resampled
+
+
+def to_wide(samples: Int16, sample_rate_hz: int) -> NDArray[np.float32]:
+    """A whole utterance (n,) as float32 in [-1, 1] at 16000 Hz, for the models."""
+    scaled = samples.astype(np.float32) / 32768.0
+    if sample_rate_hz == WIDE_HZ:
+        return scaled
+    resampled: NDArray[np.float32] = soxr.resample(scaled, sample_rate_hz, WIDE_HZ, quality="HQ")
+    return resampled

@@ -1,0 +1,165 @@
+"""The at-least-once window: many records in work at once, one at a time per key, offsets given back in order.
+
+A record's offset may be committed once its receipt is released and those of all records before it in its partition are.
+A stage releases a receipt when everything that the record causes is acknowledged by the broker; a stage that keeps a
+call's state holds the receipts that a successor would have to read again.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable
+
+import msgspec
+
+Acknowledge = Callable[[], None]
+
+
+class Receipt:
+    """The right to give one record's offset back."""
+
+    __slots__ = ("_acknowledge", "_partition", "released")
+
+    def __init__(self, partition: "PartitionOrder", acknowledge: Acknowledge) -> None:
+        self._partition = partition
+        self._acknowledge: Acknowledge | None = acknowledge
+        self.released = False
+
+    def release(self) -> None:
+        """Say that this record is dealt with; twice is once."""
+        if not self.released:
+            self.released = True
+            self._partition.advance()
+
+    def acknowledge(self) -> None:
+        """Give the offset back to the consumer; called in offset order only."""
+        if self._acknowledge is not None:
+            self._acknowledge()
+            self._acknowledge = None
+
+
+class PartitionOrder:
+    """The receipts of one partition, in offset order."""
+
+    def __init__(self) -> None:
+        self._receipts: deque[Receipt] = deque()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._receipts)
+
+    def issue(self, acknowledge: Acknowledge) -> Receipt:
+        """A receipt for the partition's next record."""
+        receipt = Receipt(self, acknowledge)
+        self._receipts.append(receipt)
+        return receipt
+
+    def advance(self) -> None:
+        """Acknowledge what is released at the head."""
+        while not self._closed and self._receipts and self._receipts[0].released:
+            self._receipts.popleft().acknowledge()
+
+    def close(self) -> None:
+        """The partition went to another worker: what is not acknowledged never will be by us."""
+        self._closed = True
+        self._receipts.clear()
+
+
+class Lanes:
+    """Runs jobs at most `limit` at once: those of one key in order, one at a time."""
+
+    def __init__(self, limit: int, on_crash: Callable[[BaseException], None]) -> None:
+        self._free = asyncio.Semaphore(limit)
+        self._lanes: dict[Hashable, deque[Callable[[], Awaitable[None]]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._on_crash = on_crash
+
+    async def submit(self, key: Hashable, job: Callable[[], Awaitable[None]]) -> None:
+        """Queue a job; waits while `limit` jobs are in work or queued."""
+        await self._free.acquire()
+        lane = self._lanes.get(key)
+        if lane is not None:
+            lane.append(job)
+            return
+        self._lanes[key] = deque([job])
+        task = asyncio.create_task(self._run(key))
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    async def _run(self, key: Hashable) -> None:
+        lane = self._lanes[key]
+        try:
+            while lane:
+                try:
+                    await lane[0]()
+                finally:
+                    lane.popleft()
+                    self._free.release()
+        finally:
+            for _ in lane:
+                self._free.release()
+            self._lanes.pop(key, None)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_crash(error)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until no job is left; False when time ran out."""
+        if not self._tasks:
+            return True
+        _, pending = await asyncio.wait(set(self._tasks), timeout=timeout_s)
+        return not pending
+
+    def cancel(self) -> None:
+        """Drop every job."""
+        for task in self._tasks:
+            task.cancel()
+
+
+class WindowState(msgspec.Struct):
+    """What a window holds, for health and metrics."""
+
+    partitions: int
+    unacknowledged: int
+
+
+class DeliveryWindow:
+    """Receipts for the records of the assigned partitions, and the lanes in which they are worked on."""
+
+    def __init__(self, limit: int, on_crash: Callable[[BaseException], None]) -> None:
+        self._partitions: dict[Hashable, PartitionOrder] = {}
+        self._limit = limit
+        self._on_crash = on_crash
+        self.lanes = Lanes(limit, on_crash)
+
+    def issue(self, partition: Hashable, acknowledge: Acknowledge) -> Receipt:
+        """A receipt for the partition's next record."""
+        order = self._partitions.get(partition)
+        if order is None:
+            order = self._partitions[partition] = PartitionOrder()
+        return order.issue(acknowledge)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Let jobs in work end; False when time ran out."""
+        return await self.lanes.drain(timeout_s)
+
+    def reset(self) -> None:
+        """Forget everything: the partitions are being assigned anew, and unacknowledged records come again."""
+        for order in self._partitions.values():
+            order.close()
+        self._partitions.clear()
+        self.lanes.cancel()
+        self.lanes = Lanes(self._limit, self._on_crash)
+
+    def state(self) -> WindowState:
+        """What is held now."""
+        return WindowState(len(self._partitions), sum(len(order) for order in self._partitions.values()))
+
+
+def describe_error(error: BaseException) -> str:
+    """One line for logs and headers."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+

@@ -1,0 +1,54 @@
+"""The voice encoder that gender is told from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.models.features import HOP_SAMPLES, SAMPLE_RATE_HZ, mel_power
+from pipeline.models.session import Session
+
+FloatArray = npt.NDArray[np.float32]
+
+WINDOW_FRAMES: Final = 160  # 1.6 s
+_WINDOWS_PER_S: Final = 1.3
+_STEP_FRAMES: Final = round(SAMPLE_RATE_HZ / _WINDOWS_PER_S / HOP_SAMPLES)
+_MIN_COVERAGE: Final = 0.75  # of the last window; less is left out
+
+
+class VoiceEncoder:
+    """GE2E (https://arxiv.org/abs/1710.10467) with Resemblyzer's weights and windows. Thread-safe."""
+
+    def __init__(self, path: Path | str, bins: int = 40, input_name: str = "features", output_name: str = "embedding") -> None:
+        """Open the converted model. Raises ModelError."""
+        self._session = Session(path, input_name, output_name)
+        self._bins = bins
+
+    def embed(self, samples: FloatArray) -> FloatArray:
+        """float32 (n,) in [-1, 1] at 16 kHz, n >= 1 -> float32 (256,), of unit length and not negative.
+
+        The mean over windows of 1.6 s, as Resemblyzer's `embed_utterance`. Raises ValueError when there are no samples.
+        """
+        if samples.ndim != 1 or not samples.size:
+            raise ValueError(f"samples of shape {samples.shape} where (n,) with n >= 1 is needed")
+        starts = window_starts(samples.size)
+        end = (starts[-1] + WINDOW_FRAMES) * HOP_SAMPLES
+        padded = np.pad(samples, (0, max(0, end - samples.size)))
+        mel = mel_power(padded, self._bins, "constant")
+        partials = self._session.run(np.stack([mel[start : start + WINDOW_FRAMES] for start in starts]))
+        mean = partials.mean(axis=0)
+        unit: FloatArray = mean / max(float(np.linalg.norm(mean)), 1e-12)
+        return unit
+
+
+def window_starts(sample_count: int) -> list[int]:
+    """The first frame of each window: every 77 frames, the last one only when three quarters of it hold samples."""
+    frames = -(-(sample_count + 1) // HOP_SAMPLES)
+    starts = list(range(0, max(1, frames - WINDOW_FRAMES + _STEP_FRAMES + 1), _STEP_FRAMES))
+    coverage = (sample_count - starts[-1] * HOP_SAMPLES) / (WINDOW_FRAMES * HOP_SAMPLES)
+    if coverage < _MIN_COVERAGE and len(starts) > 1:
+        starts.pop()
+    return starts

@@ -1,0 +1,61 @@
+"""How every model is opened in onnxruntime: one thread each, memory that does not grow with new shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
+from onnxruntime.capi.onnxruntime_pybind11_state import SessionOptions
+
+from pipeline.models.errors import ModelError
+
+FloatArray = npt.NDArray[np.float32]
+
+
+def open_session(path: Path | str) -> InferenceSession:
+    """Open a model with one thread and without the arena. Raises ModelError when the file is missing or no model."""
+    if not Path(path).is_file():
+        raise ModelError(f"model file {path} is missing; fetch the models")
+    options = SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    try:
+        return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 (onnxruntime's exceptions have no base class of their own)
+        raise ModelError(f"model file {path} cannot be opened: {_first_line(error)}; fetch the models again") from None
+
+
+class Session:
+    """A model of one input and one output. Thread-safe, as onnxruntime's sessions are.
+
+    The arena would keep memory for every length of audio that it has met, and parallelism is had across utterances.
+    """
+
+    def __init__(self, path: Path | str, input_name: str, output_name: str) -> None:
+        """Open the model. Raises ModelError when the file is missing, is no model, or has other inputs or outputs."""
+        self._session = open_session(path)
+        self._input = _named(input_name, self._session.get_inputs(), path)
+        self._output = _named(output_name, self._session.get_outputs(), path)
+
+    def run(self, features: FloatArray) -> FloatArray:
+        """The model's output for a batch."""
+        outputs = self._session.run([self._output], {self._input: features})
+        return cast(FloatArray, outputs[0])
+
+
+def _named(name: str, values: Sequence[Any], path: Path | str) -> str:
+    names = [str(value.name) for value in values]
+    if name not in names:
+        raise ModelError(f"model file {path} has no {name!r} but {', '.join(names)}; correct the manifest")
+    return name
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

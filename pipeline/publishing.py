@@ -1,0 +1,80 @@
+"""Publishing: a record counts as sent when the broker has acknowledged it."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import faust
+import stamina
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+
+from pipeline.records import OutgoingRecord, Record, headers_of
+from pipeline.settings import Settings
+from schemas.errors import DeadLetterType
+from schemas.media import Header
+
+logger = logging.getLogger(__name__)
+
+MAX_RECORD_BYTES = 1_048_576
+MAX_DEAD_LETTER_BYTES = 8 * 1_048_576  # untouched, whatever came
+_MAX_MESSAGE_CHARS = 500
+
+
+class RecordTooLargeError(Exception):
+    """This record can never be sent; the task that it belongs to fails."""
+
+
+class Publisher(Protocol):
+    """Publishes records, each acknowledged by the broker before the call returns."""
+
+    async def publish(self, records: Sequence[OutgoingRecord]) -> None:
+        """Publish in order. Raises RecordTooLargeError; retries everything that may pass."""
+
+
+class FaustPublisher:
+    """Publishes through a Faust app's producer."""
+
+    def __init__(self, app: faust.App, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._topics: dict[str, faust.TopicT] = {}
+
+    async def publish(self, records: Sequence[OutgoingRecord]) -> None:
+        """Publish in order: each record is acknowledged before the next is sent."""
+        for record in records:
+            size = len(record.value or b"") + len(record.key or b"")
+            limit = MAX_DEAD_LETTER_BYTES if record.topic == "dead-letters" else MAX_RECORD_BYTES
+            if size > limit:
+                raise RecordTooLargeError(f"{size} bytes for topic {record.topic}, more than {limit}")
+            await self._send(record)
+
+    async def _send(self, record: OutgoingRecord) -> None:
+        async for attempt in stamina.retry_context(on=_may_pass, attempts=None, timeout=None, wait_initial=0.1, wait_max=5.0):
+            with attempt:
+                if attempt.num == 2:
+                    logger.warning("publishing to %s is failing and will be tried again until it works", record.topic)
+                sent = await self._topic(record.topic).send(key=record.key, value=record.value, headers=list(record.headers))
+                await sent
+
+    def _topic(self, name: str) -> faust.TopicT:
+        topic = self._topics.get(name)
+        if topic is None:
+            topic = self._app.topic(self._settings.topic(name), key_serializer="raw", value_serializer="raw")
+            self._topics[name] = topic
+        return topic
+
+
+def _may_pass(error: Exception) -> bool:
+    return isinstance(error, KafkaError) and not isinstance(error, MessageSizeTooLargeError)
+
+
+def dead_letter(record: Record, stage: str, error_type: DeadLetterType, message: str) -> OutgoingRecord:
+    """A `dead-letters` record: key and value untouched, the original headers kept behind the new ones."""
+    added: Mapping[str, str] = {
+        Header.ERROR_TYPE: error_type.value,
+        Header.ERROR_MESSAGE: message[:_MAX_MESSAGE_CHARS],
+        Header.STAGE: stage,
+        Header.SOURCE: record.source,
+    }
+    kept = tuple((name, value) for name, value in record.headers if name not in added)
+    return OutgoingRecord("dead-letters", record.key, record.value, headers_of(added) + kept)

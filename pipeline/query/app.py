@@ -1,0 +1,165 @@
+"""The query service's parts, and its ASGI application (Litestar, https://docs.litestar.dev/2/)."""
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+from litestar import Litestar, Request, Response, get
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.types import ASGIApp
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from pipeline.query import errors
+from pipeline.query.blobs import local_resolver
+from pipeline.query.edge import Edge, ids_of
+from pipeline.query.follower import Follower
+from pipeline.query.metrics import QueryMetrics
+from pipeline.query.rate_limit import RateLimiter
+from pipeline.query.routes import technology_routes
+from pipeline.query.starter import Starter
+from pipeline.query.tasks import Tasks
+from pipeline.query.view import View
+from pipeline.settings import Settings
+from schemas.http import Health, Readiness
+
+logger = logging.getLogger(__name__)
+
+SWEEP_EVERY_MAX_S = 60.0
+OK = "ok"
+METRICS_TYPE = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")  # Litestar adds it again
+
+AnyRequest = Request[object, object, State]
+_encoder = msgspec.json.Encoder()
+
+
+class Service:
+    """Everything the routes need. `run` keeps the view up to date until cancelled; `close` ends it."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Opens the view. Raises OSError, sqlite3.Error or ViewLockedError when it cannot be used."""
+        self.settings = settings
+        self.metrics = QueryMetrics()
+        self.view = View(Path(settings.data_dir), settings.task_ttl_s)
+        self.follower = Follower(settings, self.view, self.metrics)
+        self.starter = Starter(settings)
+        resolve = local_resolver(Path(settings.data_dir))
+        self.tasks = Tasks(settings, self.view, self.starter, resolve, self.metrics)
+
+    async def run(self) -> None:
+        """Follows the topic and sweeps the view; ends only with a fault of ours."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.follower.run())
+            group.create_task(self._sweep_for_ever())
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(min(SWEEP_EVERY_MAX_S, self.settings.task_ttl_s))
+            try:
+                await asyncio.to_thread(self.view.sweep)
+            except sqlite3.Error as error:  # expired rows are not shown anyway; /ready says that nothing can be written
+                logger.warning("expired tasks stay in the view for now: %s", error)
+
+    async def readiness(self) -> Readiness:
+        """What `GET /ready` says."""
+        checks = {"kafka": self.follower.problem or OK, "store": OK, "view": OK}
+        try:
+            await asyncio.to_thread(self.view.check_writable)
+        except sqlite3.Error as error:
+            checks["store"] = f"cannot be written: {error}"
+        if not self.follower.caught_up:
+            checks["view"] = "not caught up with the results topic yet"
+        return Readiness(all(check == OK for check in checks.values()), checks)
+
+    async def close(self) -> None:
+        """Ends the producer and closes the view."""
+        await self.starter.close()
+        self.view.close()
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Service]:
+    """The service with its background work, which a fault of ours ends with an ExceptionGroup."""
+    service = Service(settings)
+    try:
+        async with asyncio.TaskGroup() as group:
+            work = group.create_task(service.run())
+            yield service
+            work.cancel()
+    finally:
+        await service.close()
+
+
+def _health_routes(service: Service) -> list[HTTPRouteHandler]:
+    @get("/health", name="health", description="The process is up.")
+    async def health() -> Health:
+        return Health()
+
+    @get("/ready", name="ready", description="Kafka and the store can be reached, the view has caught up; 503 otherwise.")
+    async def ready() -> Response[Readiness]:
+        readiness = await service.readiness()
+        return Response(readiness, status_code=HTTPStatus.OK if readiness.ready else HTTPStatus.SERVICE_UNAVAILABLE)
+
+    @get("/metrics", name="metrics", description="Prometheus text format.", media_type=METRICS_TYPE)
+    async def metrics() -> Response[bytes]:
+        service.metrics.tasks.set(await asyncio.to_thread(service.view.count))
+        return Response(generate_latest(service.metrics.registry), media_type=METRICS_TYPE)
+
+    return [health, ready, metrics]
+
+
+def _response(refusal: errors.RequestRefusedError) -> Response[bytes]:
+    return Response(refusal.body, status_code=refusal.status, media_type=errors.JSON_TYPE, headers=refusal.headers)
+
+
+def _on_refusal(_: AnyRequest, refusal: errors.RequestRefusedError) -> Response[bytes]:
+    return _response(refusal)
+
+
+def _on_fault(request: AnyRequest, error: Exception) -> Response[bytes]:
+    logger.error("request %s met a fault", ids_of(request.scope).request_id, exc_info=error)
+    return _response(errors.internal())
+
+
+def _on_http_exception(request: AnyRequest, error: HTTPException) -> Response[bytes]:
+    """Litestar's own refusals in our envelope."""
+    match error.status_code:
+        case HTTPStatus.NOT_FOUND:
+            return _response(errors.resource_not_found())
+        case HTTPStatus.METHOD_NOT_ALLOWED:
+            return _response(errors.method_invalid(error.headers or {}))
+        case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            return _response(errors.body_too_large(request.app.state.max_body_bytes))
+        case HTTPStatus.BAD_REQUEST:
+            return _response(errors.request_invalid())
+        case _:
+            return _on_fault(request, error)
+
+
+def create_app(service: Service) -> ASGIApp:
+    """The ASGI application; it has no lifespan of its own, see `running`."""
+    settings = service.settings
+    app = Litestar(
+        route_handlers=[*technology_routes(service.tasks, settings.max_body_bytes), *_health_routes(service)],
+        exception_handlers={
+            errors.RequestRefusedError: _on_refusal,
+            HTTPException: _on_http_exception,
+            Exception: _on_fault,
+        },
+        openapi_config=OpenAPIConfig(
+            title="callstream", version=version("callstream"), path="/schema", render_plugins=[JsonRenderPlugin(path="/")]
+        ),
+        state=State({"max_body_bytes": settings.max_body_bytes}),
+        logging_config=None,
+    )
+    limiter = RateLimiter(settings.rate_limit, settings.rate_window_s) if settings.rate_limit else None
+    return Edge(app, service.metrics, limiter)

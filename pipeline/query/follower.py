@@ -1,0 +1,174 @@
+"""Follows the `results` topic into the view: all partitions, no consumer group, offsets kept by the view.
+
+aiokafka: https://aiokafka.readthedocs.io/en/stable/consumer.html. It hides a broker that went away (reads just come back
+empty), so a probe asks for the end offsets every second; whatever fails ends the session, and a new one begins where the
+view's offsets say.
+"""
+
+# mypy: untyped-calls-exclude="aiokafka"
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from pipeline.query.metrics import QueryMetrics
+from pipeline.query.records import RecordInvalidError, read_change
+from pipeline.query.view import Change, View, now_ms
+from pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+TOPIC = "results"
+POLL_MS = 200
+BATCH_RECORDS = 2000  # one transaction; the share of a batch that a reader or POST may wait for
+PROBE_EVERY_S = 1.0
+PARTITIONS_EVERY_S = 10.0
+PROBE_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 5.0
+BACK_OFF_FIRST_S = 0.25
+BACK_OFF_MAX_S = 5.0
+
+Fetched = Mapping[TopicPartition, Sequence["ConsumerRecord[bytes | None, bytes | None]"]]
+
+
+class TopicMissingError(Exception):
+    """The topic is not there yet; try again later."""
+
+
+class DamagedViewError(Exception):
+    """The view's file was found damaged and began anew; read the topic again."""
+
+
+@contextlib.asynccontextmanager
+async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    client = AIOKafkaAdminClient(bootstrap_servers=settings.broker, request_timeout_ms=int(PROBE_TIMEOUT_S * 1000))
+    try:
+        await client.start()
+        yield client
+    finally:
+        await client.close()
+
+
+async def _partitions(admin: AIOKafkaAdminClient, topic: str) -> list[TopicPartition]:
+    # All topics are asked for: to name one that is missing may create it (auto.create.topics.enable).
+    for described in await admin.describe_topics():
+        if described["topic"] == topic and described["partitions"]:
+            return sorted(TopicPartition(topic, each["partition"]) for each in described["partitions"])
+    raise TopicMissingError(f"topic {topic} is missing; `callstream topics` creates it")
+
+
+class Follower:
+    """Feeds the view until cancelled. `problem` is None while Kafka answers, else what is wrong with it."""
+
+    def __init__(self, settings: Settings, view: View, metrics: QueryMetrics) -> None:
+        self._settings, self._view, self._metrics = settings, view, metrics
+        self._topic = settings.topic(TOPIC)
+        self._catching_up: dict[TopicPartition, int] = {}
+        self.problem: str | None = "not connected yet"
+        self.caught_up = False
+
+    async def run(self) -> None:
+        """Follows for ever; only a fault of our own gets out."""
+        back_off_s = BACK_OFF_FIRST_S
+        while True:
+            try:
+                await self._session()
+                back_off_s = BACK_OFF_FIRST_S
+            except (KafkaError, OSError, TimeoutError, sqlite3.Error, TopicMissingError, DamagedViewError) as error:
+                back_off_s = BACK_OFF_FIRST_S if self.problem is None else min(back_off_s * 2, BACK_OFF_MAX_S)
+                self._fail(error, back_off_s)
+                await asyncio.sleep(back_off_s)
+
+    def _fail(self, error: Exception, back_off_s: float) -> None:
+        self.problem = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        self.caught_up = False
+        logger.warning(
+            "following %s on %s stopped (%s): again in %g s", self._topic, self._settings.broker, self.problem, back_off_s
+        )
+        if self._view.damaged:
+            self._view.rebuild()
+
+    async def _session(self) -> None:
+        """From a connection until the partitions change. Raises what ended it otherwise."""
+        async with asyncio.timeout(2 * PROBE_TIMEOUT_S) as deadline, _admin(self._settings) as admin:
+            cluster = await admin.describe_cluster()
+            partitions = await _partitions(admin, self._topic)
+            await asyncio.to_thread(self._view.bind, f"{cluster['cluster_id']}/{self._topic}")
+            async with self._consumer(partitions) as consumer:
+                self._catching_up = await consumer.end_offsets(partitions)
+                deadline.reschedule(None)
+                self.problem = None
+                await self._follow(admin, consumer, partitions)
+
+    @contextlib.asynccontextmanager
+    async def _consumer(self, partitions: list[TopicPartition]) -> AsyncIterator[AIOKafkaConsumer]:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._settings.broker,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",  # also where retention has deleted what our offset names
+            request_timeout_ms=int(PROBE_TIMEOUT_S * 1000),
+        )
+        try:
+            await consumer.start()
+            consumer.assign(partitions)
+            for partition, offset in self._view.next_offsets(self._topic).items():
+                if TopicPartition(self._topic, partition) in partitions:
+                    consumer.seek(TopicPartition(self._topic, partition), offset)
+            yield consumer
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_TIMEOUT_S):
+                    await consumer.stop()
+
+    async def _follow(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
+        probe_at_s, partitions_at_s = 0.0, time.monotonic() + PARTITIONS_EVERY_S
+        while True:
+            fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
+            if fetched:
+                await self._ingest(fetched)
+            if self._view.damaged:
+                raise DamagedViewError("the view's file is damaged")
+            now_s = time.monotonic()
+            if now_s >= probe_at_s or (self._catching_up and not fetched):
+                await self._probe(consumer, partitions)
+                probe_at_s = now_s + PROBE_EVERY_S
+            if now_s >= partitions_at_s:
+                partitions_at_s = now_s + PARTITIONS_EVERY_S
+                async with asyncio.timeout(PROBE_TIMEOUT_S):
+                    if await _partitions(admin, self._topic) != partitions:
+                        return
+
+    async def _probe(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            ends = await consumer.end_offsets(partitions)
+            positions = {partition: await consumer.position(partition) for partition in partitions}
+        for partition in partitions:
+            self._metrics.lag.labels(partition.partition).set(max(0, ends[partition] - positions[partition]))
+        # an end that lies beyond today's belonged to a topic that was emptied since
+        self._catching_up = {p: end for p, end in self._catching_up.items() if positions[p] < min(end, ends[p])}
+        self.caught_up = not self._catching_up
+
+    async def _ingest(self, fetched: Fetched) -> None:
+        changes: list[Change] = []
+        for records in fetched.values():
+            changes.extend(change for record in records if (change := self._read(record)) is not None)
+        next_offsets = {(tp.topic, tp.partition): records[-1].offset + 1 for tp, records in fetched.items() if records}
+        await asyncio.to_thread(self._view.apply, changes, next_offsets)
+        self._metrics.ingested.labels("applied").inc(len(changes))
+
+    def _read(self, record: "ConsumerRecord[bytes | None, bytes | None]") -> Change | None:
+        now = now_ms()
+        timestamp_ms = now if record.timestamp < 0 else min(record.timestamp, now)
+        try:
+            return read_change(record.key, record.value, timestamp_ms)
+        except RecordInvalidError as error:
+            self._metrics.ingested.labels("skipped").inc()
+            logger.warning("skipped %s/%d/%d, not a task's state: %s", record.topic, record.partition, record.offset, error)
+            return None

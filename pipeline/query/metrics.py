@@ -1,0 +1,22 @@
+"""What the query service counts, in a Prometheus registry of its own."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+class QueryMetrics:
+    """The service's metrics; one object per service, so that two may live in one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "callstream_http_requests", "HTTP requests", ["method", "route", "status"], registry=self.registry
+        )
+        self.request_seconds = Histogram(
+            "callstream_http_request_seconds", "Time to answer an HTTP request", ["route"], registry=self.registry
+        )
+        self.ingested = Counter(
+            "callstream_results_ingested", "Records of the results topic", ["outcome"], registry=self.registry
+        )
+        self.lag = Gauge("callstream_view_lag_records", "Records the view is behind", ["partition"], registry=self.registry)
+        self.tasks = Gauge("callstream_view_tasks", "Tasks in the view", registry=self.registry)
+        self.started = Counter("callstream_tasks_started", "Tasks started over HTTP", ["technology"], registry=self.registry)

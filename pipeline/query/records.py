@@ -1,0 +1,71 @@
+"""From a `results` record to a row of the view."""
+
+import uuid
+
+import msgspec
+
+from pipeline.query.view import Change, Removal, TaskRow
+from schemas.http import TaskAnswer
+from schemas.results import Transition
+from schemas.tasks import TaskInfo, TaskState
+
+_decoder = msgspec.json.Decoder(Transition)
+_encoder = msgspec.json.Encoder()
+
+
+class RecordInvalidError(Exception):
+    """A `results` record that no agent of ours wrote; skip it."""
+
+
+def canonical_task_id(text: str) -> str:
+    """The lower-case text with hyphens of a UUID (RFC 9562). Raises ValueError when it is none."""
+    try:
+        return str(msgspec.convert(text, uuid.UUID))
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+
+
+def answer(task: TaskInfo, transition: Transition) -> bytes:
+    """The HTTP body of a task: its result or error only once it is final."""
+    if not task.state.is_final:
+        return _encoder.encode(TaskAnswer(task))
+    return _encoder.encode(TaskAnswer(task, transition.result, transition.error))
+
+
+def answer_with_result(task_id: str, state: TaskState, result: bytes) -> bytes:
+    """The HTTP body of a task whose result (JSON) was kept elsewhere."""
+    return _encoder.encode(TaskAnswer(TaskInfo(task_id, state), msgspec.Raw(result)))
+
+
+def _check(transition: Transition) -> None:
+    state = transition.task.state
+    has_result = not (isinstance(transition.result, msgspec.UnsetType) and isinstance(transition.result_ref, msgspec.UnsetType))
+    has_error = not isinstance(transition.error, msgspec.UnsetType)
+    if transition.revision < 0:
+        raise RecordInvalidError(f"revision {transition.revision} is negative")
+    if state is TaskState.DONE and not has_result:
+        raise RecordInvalidError("state done without a result")
+    if state.is_final and state is not TaskState.DONE and not has_error:
+        raise RecordInvalidError(f"state {state} without an error")
+
+
+def _row(transition: Transition, timestamp_ms: int) -> TaskRow:
+    state = transition.task.state
+    task_id = canonical_task_id(transition.task.task_id)
+    reference = None if isinstance(transition.result_ref, msgspec.UnsetType) else transition.result_ref
+    if not state.is_final:
+        reference = None
+    body = answer(TaskInfo(task_id, state), transition) if reference is None else None
+    return TaskRow(task_id, transition.technology, transition.revision, state, body, reference, timestamp_ms)
+
+
+def read_change(key: bytes | None, value: bytes | None, timestamp_ms: int) -> Change:
+    """What one record does to the view; a tombstone forgets the task. Raises RecordInvalidError."""
+    try:
+        if value is None:
+            return Removal(canonical_task_id((key or b"").decode()))
+        transition = _decoder.decode(value)
+        _check(transition)
+        return _row(transition, timestamp_ms)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise RecordInvalidError(str(error)) from None

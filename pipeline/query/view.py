@@ -1,0 +1,297 @@
+"""The view of `results`: the newest state of every task in SQLite, with the Kafka offsets it was read up to.
+
+It is only a view: after a damaged file, another schema version or another cluster it is read again from the topic.
+Upserts follow https://www.sqlite.org/lang_upsert.html; one writer beside readers is https://www.sqlite.org/wal.html.
+"""
+
+import contextlib
+import fcntl
+import logging
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from schemas.tasks import TaskInfo, TaskState, Technology
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "view.sqlite3"
+LOCK_NAME = "view.lock"
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_S = 10.0
+PENDING_REVISION = -1  # our own row after POST: any record of the agents is newer
+SWEEP_BATCH_ROWS = 1000
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS tasks (
+    task_id TEXT PRIMARY KEY,
+    technology TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    body BLOB,
+    result_ref TEXT,
+    updated_at_ms INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS tasks_updated ON tasks (updated_at_ms);
+CREATE TABLE IF NOT EXISTS offsets (
+    topic TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    next_offset INTEGER NOT NULL,
+    PRIMARY KEY (topic, partition)
+);
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+# A call id that comes back after the task's lifetime begins a new task under the same id, from revision 0.
+UPSERT = """
+INSERT INTO tasks (task_id, technology, revision, state, body, result_ref, updated_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (task_id) DO UPDATE SET technology = excluded.technology, revision = excluded.revision, state = excluded.state,
+    body = excluded.body, result_ref = excluded.result_ref, updated_at_ms = excluded.updated_at_ms
+WHERE (excluded.revision > tasks.revision AND tasks.state NOT IN ('done', 'failed', 'rejected'))
+    OR tasks.updated_at_ms <= excluded.updated_at_ms - ?
+"""
+ADD_PENDING = """
+INSERT INTO tasks (task_id, technology, revision, state, body, result_ref, updated_at_ms) VALUES (?, ?, ?, ?, ?, NULL, ?)
+ON CONFLICT (task_id) DO NOTHING
+"""
+SELECT = (
+    "SELECT technology, revision, state, body, result_ref, updated_at_ms FROM tasks WHERE task_id = ? AND updated_at_ms > ?"
+)
+SET_OFFSET = """
+INSERT INTO offsets (topic, partition, next_offset) VALUES (?, ?, ?)
+ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset
+"""
+SET_META = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+SWEEP = "DELETE FROM tasks WHERE rowid IN (SELECT rowid FROM tasks WHERE updated_at_ms <= ? LIMIT ?)"
+
+_encoder = msgspec.json.Encoder()
+
+
+class ViewLockedError(Exception):
+    """Another process uses this view; the program cannot start."""
+
+
+class _SchemaVersionError(Exception):
+    """The file was written by another version of the program."""
+
+
+class TaskRow(msgspec.Struct, frozen=True):
+    """One task at one revision. `body` is the ready HTTP answer (JSON); with `result_ref` it is made when asked for."""
+
+    task_id: str
+    technology: Technology
+    revision: int
+    state: TaskState
+    body: bytes | None
+    result_ref: str | None
+    updated_at_ms: int
+
+
+class Removal(msgspec.Struct, frozen=True):
+    """A tombstone: the task is to be forgotten."""
+
+    task_id: str
+
+
+Change = TaskRow | Removal
+Place = tuple[str, int]  # topic, partition
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds, as Kafka stamps its records."""
+    return time.time_ns() // 1_000_000
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether SQLite says that the file is no sound database (https://www.sqlite.org/rescode.html)."""
+    name = getattr(error, "sqlite_errorname", None) or ""
+    return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may undo the last transactions, offsets included
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _create_tables(writer: sqlite3.Connection) -> None:
+    version = writer.execute("PRAGMA user_version").fetchone()[0]
+    if version not in (0, SCHEMA_VERSION):
+        raise _SchemaVersionError(f"schema version {version}, not {SCHEMA_VERSION}")
+    writer.executescript(SCHEMA)
+    writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _lock(folder: Path) -> IO[bytes]:
+    """Two processes must not share a view: one could move the file away under the other."""
+    lock_file = (folder / LOCK_NAME).open("ab")
+    try:
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock_file.close()
+        raise ViewLockedError(
+            f"another query service uses {folder}: end it, or give this one its own CALLSTREAM_DATA_DIR"
+        ) from None
+    return lock_file
+
+
+class View:
+    """The newest revision of every task.
+
+    `get` and `rebuild` belong to one thread, the event loop's; all that writes may be called from any thread.
+    """
+
+    def __init__(self, folder: Path, ttl_s: float) -> None:
+        """Opens or creates the view in `folder`; `ttl_s` is a task's lifetime after its last change.
+
+        Raises OSError or sqlite3.OperationalError when the folder cannot be written, ViewLockedError when it is in use.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock_file = _lock(folder)
+        self._path = folder / FILE_NAME
+        self._ttl_ms = round(ttl_s * 1000)
+        self._opened_at_ms = now_ms()
+        self._write_lock = threading.Lock()
+        self.damaged = False
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._open_file()
+        except (_SchemaVersionError, sqlite3.DatabaseError) as error:
+            if isinstance(error, sqlite3.Error) and not is_damage(error):
+                raise
+            self._move_aside(str(error))
+            self._open_file()
+
+    def _open_file(self) -> None:
+        writer = _connect(self._path)
+        try:
+            _create_tables(writer)
+            reader = _connect(self._path)
+        except (_SchemaVersionError, sqlite3.Error):
+            writer.close()
+            raise
+        self._writer, self._reader = writer, reader
+        self.damaged = False
+
+    def _move_aside(self, reason: str) -> None:
+        aside = self._path.with_name(f"{FILE_NAME}.damaged-{now_ms()}")
+        logger.warning("the view %s cannot be used (%s): moved to %s, reading the topic again", self._path, reason, aside.name)
+        self._path.rename(aside)
+        for suffix in ("-wal", "-shm"):
+            self._path.with_name(FILE_NAME + suffix).unlink(missing_ok=True)
+
+    def rebuild(self) -> None:
+        """Puts a damaged file aside and begins an empty view."""
+        with self._write_lock:
+            self._close_file()
+            self._move_aside("damage found while it was in use")
+            self._open_file()
+
+    def _close_file(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+    def close(self) -> None:
+        """Closes the file; the view cannot be used any more."""
+        with self._write_lock:
+            self._close_file()
+        self._lock_file.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._write_lock:
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except BaseException as error:
+                self._note_damage(error)
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    def _note_damage(self, error: BaseException) -> None:
+        if isinstance(error, sqlite3.Error) and is_damage(error):
+            self.damaged = True
+
+    def get(self, task_id: str) -> TaskRow | None:
+        """The task, or None when it is unknown or has expired."""
+        try:
+            found = self._reader.execute(SELECT, (task_id, now_ms() - self._ttl_ms)).fetchone()
+        except sqlite3.Error as error:
+            self._note_damage(error)
+            raise
+        if found is None:
+            return None
+        technology, revision, state, body, result_ref, updated_at_ms = found
+        return TaskRow(task_id, Technology(technology), revision, TaskState(state), body, result_ref, updated_at_ms)
+
+    def apply(self, changes: Sequence[Change], next_offsets: Mapping[Place, int]) -> None:
+        """Writes the changes and the offsets behind them in one transaction."""
+        with self._transaction() as writer:
+            for change in changes:
+                if isinstance(change, TaskRow):
+                    writer.execute(UPSERT, (*msgspec.structs.astuple(change), self._ttl_ms))
+                else:
+                    writer.execute("DELETE FROM tasks WHERE task_id = ?", (change.task_id,))
+            writer.executemany(SET_OFFSET, [(topic, partition, at) for (topic, partition), at in next_offsets.items()])
+
+    def add_pending(self, task_id: uuid.UUID, technology: Technology) -> None:
+        """The row of a task just started here, unless its first record has already arrived."""
+        body = _encoder.encode({"task": TaskInfo(str(task_id), TaskState.PENDING)})
+        with self._transaction() as writer:
+            writer.execute(ADD_PENDING, (str(task_id), technology, PENDING_REVISION, TaskState.PENDING, body, now_ms()))
+
+    def bind(self, source: str) -> None:
+        """Says whose records these are (cluster and topic). Rows and offsets of another source are dropped."""
+        with self._transaction() as writer:
+            known = writer.execute("SELECT value FROM meta WHERE key = 'source'").fetchone()
+            if known is not None and known[0] == source:
+                return
+            if known is not None:
+                logger.warning("the view held tasks of %s: emptied, now reading %s", known[0], source)
+            # a row of our own since the start belongs to the new source
+            writer.execute("DELETE FROM tasks WHERE revision >= 0 OR updated_at_ms < ?", (self._opened_at_ms,))
+            writer.execute("DELETE FROM offsets")
+            writer.execute(SET_META, ("source", source))
+
+    def next_offsets(self, topic: str) -> dict[int, int]:
+        """Partition -> offset of the first record that has not been read yet."""
+        with self._write_lock:
+            rows = self._writer.execute("SELECT partition, next_offset FROM offsets WHERE topic = ?", (topic,)).fetchall()
+        return dict(rows)
+
+    def sweep(self) -> int:
+        """Deletes expired rows, in batches that leave room for other writers; returns how many."""
+        before_ms, swept = now_ms() - self._ttl_ms, 0
+        while True:
+            with self._transaction() as writer:
+                rows = writer.execute(SWEEP, (before_ms, SWEEP_BATCH_ROWS)).rowcount
+            swept += rows
+            if rows < SWEEP_BATCH_ROWS:
+                return swept
+
+    def check_writable(self) -> None:
+        """Raises sqlite3.Error when nothing can be written now."""
+        with self._transaction() as writer:
+            writer.execute(SET_META, ("checked_at_ms", str(now_ms())))
+
+    def count(self) -> int:
+        """How many rows there are, expired ones included; on a connection of its own, since it takes a while."""
+        with contextlib.closing(_connect(self._path)) as connection:
+            rows: int = connection.execute("SELECT count(*) FROM tasks").fetchone()[0]
+        return rows

@@ -1,0 +1,137 @@
+"""Kafka records as the agents see them, and how a `media` record is read."""
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from schemas.errors import DeadLetterType
+from schemas.media import (
+    MAX_CALL_ID_CHARS,
+    MAX_CHANNELS,
+    MAX_CHUNK_BYTES,
+    SAMPLE_RATES_HZ,
+    AudioFormat,
+    Encoding,
+    Header,
+    MediaChunk,
+)
+
+_MAX_COUNT = 2**53  # what JSON and every client can hold exactly
+_WHOLE_NUMBER = re.compile(r"\d{1,16}")
+
+
+class DeadLetterError(Exception):
+    """This record cannot be processed as it is; it belongs in `dead-letters`."""
+
+    def __init__(self, error_type: DeadLetterType, message: str) -> None:
+        super().__init__(message)
+        self.type = error_type
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A record as it was read. `timestamp_s` is the record's own (seconds since the epoch)."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+    timestamp_s: float
+
+    @property
+    def source(self) -> str:
+        """Its place in the log."""
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+    def text(self, name: str) -> str | None:
+        """A header as text, None when absent. Raises DeadLetterError when it is not UTF-8."""
+        for header, value in self.headers:
+            if header == name:
+                return _utf8(value, f"header {name}", DeadLetterType.HEADER_INVALID)
+        return None
+
+
+class OutgoingRecord(msgspec.Struct, frozen=True):
+    """A record to be published. `topic` is the bare name, without prefix."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def headers_of(values: Mapping[str, str]) -> tuple[tuple[str, bytes], ...]:
+    """Record headers from texts."""
+    return tuple((str(name), value.encode()) for name, value in values.items())
+
+
+def _utf8(raw: bytes, what: str, error_type: DeadLetterType) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise DeadLetterError(error_type, f"{what} is not UTF-8") from None
+
+
+def call_id_of(record: Record) -> str:
+    """The call id: the record's key. Raises DeadLetterError."""
+    if not record.key:
+        raise DeadLetterError(DeadLetterType.KEY_INVALID, "a media record's key is its call id; this one has none")
+    call_id = _utf8(record.key, "the key", DeadLetterType.KEY_INVALID)
+    if len(call_id) > MAX_CALL_ID_CHARS:
+        raise DeadLetterError(DeadLetterType.KEY_INVALID, f"the call id has {len(call_id)} characters, more than {MAX_CALL_ID_CHARS}")
+    return call_id
+
+
+def _number(record: Record, name: str, *, default: int | None = None) -> int:
+    text = record.text(name)
+    if text is None:
+        if default is None:
+            raise DeadLetterError(DeadLetterType.HEADER_MISSING, f"header {name} is missing")
+        return default
+    if not _WHOLE_NUMBER.fullmatch(text) or int(text) > _MAX_COUNT:
+        raise DeadLetterError(DeadLetterType.HEADER_INVALID, f"header {name} is {text[:40]!r}, not a whole number of 0 or more")
+    return int(text)
+
+
+def _encoding(record: Record) -> Encoding:
+    text = record.text(Header.ENCODING)
+    try:
+        return Encoding(text) if text is not None else Encoding.PCM_S16LE
+    except ValueError:
+        known = ", ".join(Encoding)
+        raise DeadLetterError(DeadLetterType.ENCODING_UNKNOWN, f"encoding {str(text)[:40]!r} is none of {known}") from None
+
+
+def _format(record: Record) -> AudioFormat:
+    rate_hz = _number(record, Header.SAMPLE_RATE, default=8000)
+    if rate_hz not in SAMPLE_RATES_HZ:
+        message = f"sample-rate {rate_hz} Hz is none of {', '.join(map(str, SAMPLE_RATES_HZ))}"
+        raise DeadLetterError(DeadLetterType.SAMPLE_RATE_INVALID, message)
+    channels = _number(record, Header.CHANNELS, default=1)
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise DeadLetterError(DeadLetterType.CHANNELS_INVALID, f"channels is {channels}, not 1 to {MAX_CHANNELS}")
+    return AudioFormat(_encoding(record), rate_hz, channels)
+
+
+def read_media(record: Record) -> MediaChunk:
+    """Read a `media` record. Raises DeadLetterError for what breaks the contract's rules, save emptiness."""
+    call_id = call_id_of(record)
+    sequence = _number(record, Header.SEQUENCE)
+    audio = record.value or b""
+    if len(audio) > MAX_CHUNK_BYTES:
+        message = f"the chunk has {len(audio)} bytes, more than {MAX_CHUNK_BYTES}; send 200 ms to 1 s at a time"
+        raise DeadLetterError(DeadLetterType.CHUNK_TOO_LARGE, message)
+    end = record.text(Header.END)
+    if end not in (None, "0", "1"):
+        raise DeadLetterError(DeadLetterType.HEADER_INVALID, f"header end is {end[:40]!r}, not 1")
+    return MediaChunk(
+        call_id=call_id,
+        sequence=sequence,
+        format=_format(record),
+        audio=audio,
+        position=None if record.text(Header.POSITION) is None else _number(record, Header.POSITION),
+        end=end == "1",
+        options=record.text(Header.OPTIONS) if sequence == 0 else None,
+    )

@@ -1,0 +1,21 @@
+"""Voiceprint comparison: every voiceprint of list a (columns) against every one of list b (rows)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.scoring.calibration import comparison_llr
+from pipeline.scoring.voiceprint import SPEAKER_DIMENSION, Voiceprint
+from schemas.results import ScoreMatrix
+
+
+def compare(columns: Sequence[Voiceprint], rows: Sequence[Voiceprint]) -> ScoreMatrix:
+    """Calibrated log-likelihood ratios (natural log), row-major; 0 where a voiceprint holds no speech."""
+    if not columns or not rows:
+        return ScoreMatrix(len(columns), len(rows), [])
+    scores = comparison_llr(_speakers(columns), _speakers(rows))
+    return ScoreMatrix(len(columns), len(rows), [round(value, 4) for value in scores.ravel().tolist()])
+
+
+def _speakers(voiceprints: Sequence[Voiceprint]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    return np.stack([voiceprint.embedding[:SPEAKER_DIMENSION] for voiceprint in voiceprints])

@@ -1,0 +1,105 @@
+"""Voiceprints: two speaker embeddings of one voice, packed into 908 bytes, exchanged as Base64 (RFC 4648 section 4).
+
+Layout, little-endian: magic `CSVP`, format version u16, model u16, speech length u32 (ms), then 448 float16: the CAM++
+embedding (192) and the GE2E embedding (256), each of unit length, or all zeros where there was no speech.
+"""
+
+import base64
+import binascii
+import struct
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+
+SPEAKER_DIMENSION = 192
+VOICE_DIMENSION = 256
+DIMENSION = SPEAKER_DIMENSION + VOICE_DIMENSION
+MODEL = "campplus-ge2e-1"
+_MODEL_NUMBER = 1
+_VERSION = 1
+_HEADER = struct.Struct("<4sHHI")
+_MAGIC = b"CSVP"
+SIZE_BYTES = _HEADER.size + 2 * DIMENSION
+
+
+class VoiceprintError(ValueError):
+    """This is no voiceprint of ours; the task that brought it is rejected."""
+
+
+class Voiceprint(msgspec.Struct, frozen=True):
+    """`embedding`: float32 (448,), CAM++ and GE2E, each of unit length or zero; `speech_s`: seconds of speech in it."""
+
+    embedding: Float32
+    speech_s: float
+
+
+EMPTY = Voiceprint(np.zeros(DIMENSION, np.float32), 0.0)
+
+
+def unit(vector: Float32) -> Float32:
+    """The vector at length 1; a zero vector stays as it is."""
+    length = np.linalg.norm(vector)
+    return (vector / length).astype(np.float32) if length > 0 else vector.astype(np.float32)
+
+
+def from_embeddings(speaker: Float32, voice: Float32, speech_s: float) -> Voiceprint:
+    """A voiceprint of a CAM++ embedding (192,) and a GE2E embedding (256,)."""
+    return Voiceprint(np.concatenate([unit(speaker), unit(voice)]), speech_s)
+
+
+def pack(voiceprint: Voiceprint) -> bytes:
+    """The voiceprint as bytes."""
+    header = _HEADER.pack(_MAGIC, _VERSION, _MODEL_NUMBER, round(voiceprint.speech_s * 1000))
+    return header + voiceprint.embedding.astype("<f2").tobytes()
+
+
+def unpack(packed: bytes) -> Voiceprint:
+    """Read a voiceprint. Raises VoiceprintError for anything else: other size, model or version, NaN, infinity."""
+    if len(packed) != SIZE_BYTES:
+        raise VoiceprintError(f"a voiceprint has {SIZE_BYTES} bytes, this has {len(packed)}")
+    magic, version, model, speech_ms = _HEADER.unpack_from(packed)
+    if magic != _MAGIC or version != _VERSION:
+        raise VoiceprintError("not a callstream voiceprint")
+    if model != _MODEL_NUMBER:
+        raise VoiceprintError(f"made by another model (number {model}), this is {MODEL}")
+    embedding = np.frombuffer(packed, "<f2", offset=_HEADER.size).astype(np.float32)
+    if not np.isfinite(embedding).all():
+        raise VoiceprintError("holds values that are not finite numbers")
+    halves = (embedding[:SPEAKER_DIMENSION], embedding[SPEAKER_DIMENSION:])
+    return Voiceprint(np.concatenate([unit(half) for half in halves]), speech_ms / 1000)
+
+
+def encode(voiceprint: Voiceprint) -> str:
+    """The voiceprint as Base64."""
+    return base64.b64encode(pack(voiceprint)).decode()
+
+
+def decode(text: str) -> Voiceprint:
+    """Read a Base64 voiceprint. Raises VoiceprintError."""
+    try:
+        return unpack(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError) as error:
+        if isinstance(error, VoiceprintError):
+            raise
+        raise VoiceprintError("not Base64") from None
+
+
+class VoiceprintSum:
+    """The merged voiceprint of several: the mean weighted by speech length; its length is their sum."""
+
+    def __init__(self) -> None:
+        self._sum = np.zeros(DIMENSION, np.float64)
+        self.speech_s = 0.0
+
+    def add(self, voiceprint: Voiceprint) -> None:
+        """Add one more."""
+        self._sum += voiceprint.embedding.astype(np.float64) * voiceprint.speech_s
+        self.speech_s += voiceprint.speech_s
+
+    def merged(self) -> Voiceprint:
+        """The voiceprint of all that was added."""
+        total = self._sum.astype(np.float32)
+        return from_embeddings(total[:SPEAKER_DIMENSION], total[SPEAKER_DIMENSION:], self.speech_s)

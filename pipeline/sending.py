@@ -1,0 +1,189 @@
+"""`callstream send`: media files as calls, chunk by chunk, as a producer of live calls would."""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import click
+import msgspec
+import numpy as np
+import soundfile
+import soxr
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from numpy.typing import NDArray
+
+from pipeline.audio import g711
+from pipeline.options import OptionsError, known_tasks, read_options
+from pipeline.records import headers_of
+from pipeline.settings import Settings
+from schemas.media import MAX_CHANNELS, MAX_CHUNK_BYTES, SAMPLE_RATES_HZ, AudioFormat, Encoding, Header
+from schemas.tasks import Technology, call_task_id
+
+Int16 = NDArray[np.int16]
+OnSent = Callable[[float], None]
+
+_IN_FLIGHT = 64  # chunks sent and not yet acknowledged
+
+
+class SendError(Exception):
+    """A file cannot be sent; `is_usage` when the request itself is wrong."""
+
+    def __init__(self, message: str, *, is_usage: bool = False) -> None:
+        super().__init__(message)
+        self.is_usage = is_usage
+
+
+class SendOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to send."""
+
+    call_id: str | None = None
+    chunk_ms: int = 500
+    realtime: bool = False
+    encoding: str = Encoding.PCM_S16LE
+    options: str | None = None
+
+
+class SentCall(msgspec.Struct, frozen=True):
+    """A call that was sent, and the ids of the tasks that it starts."""
+
+    call_id: str
+    file: str
+    duration_s: float
+    tasks: dict[Technology, str]
+
+
+class MediaFile:
+    """A media file as chunks of a call. Raises SendError when it cannot be read."""
+
+    def __init__(self, path: Path, encoding: Encoding, chunk_ms: int) -> None:
+        self._path = path
+        try:
+            info = soundfile.info(path)
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise SendError(f"{path} cannot be read as WAV, FLAC, Ogg or MP3: {error}") from None
+        if info.channels > MAX_CHANNELS:
+            raise SendError(f"{path} has {info.channels} channels, more than {MAX_CHANNELS}")
+        self.file_rate_hz: int = info.samplerate
+        rate_hz = info.samplerate if info.samplerate in SAMPLE_RATES_HZ else 16000
+        self.format = AudioFormat(encoding, rate_hz, info.channels)
+        self.chunk_ms = min(chunk_ms, MAX_CHUNK_BYTES * 1000 // self.format.bytes_per_s)
+
+    def chunks(self) -> Iterator[bytes]:
+        """The audio in the call's encoding."""
+        resamplers = [soxr.ResampleStream(self.file_rate_hz, self.format.sample_rate_hz, 1, dtype="int16") for _ in range(self.format.channels)]
+        block_frames = self.file_rate_hz * self.chunk_ms // 1000
+        with soundfile.SoundFile(self._path) as file:
+            while len(frames := file.read(block_frames, dtype="int16", always_2d=True)):
+                last = file.tell() >= file.frames
+                if self.file_rate_hz != self.format.sample_rate_hz:
+                    parts = [one.resample_chunk(frames[:, number].copy(), last=last) for number, one in enumerate(resamplers)]
+                    frames = np.stack(parts, axis=1)
+                yield encode(frames, self.format.encoding)
+
+    def headers(self, sequence: int, position: int, *, end: bool) -> tuple[tuple[str, bytes], ...]:
+        """The headers of one chunk."""
+        values = {
+            Header.SEQUENCE: str(sequence),
+            Header.ENCODING: self.format.encoding.value,
+            Header.SAMPLE_RATE: str(self.format.sample_rate_hz),
+            Header.CHANNELS: str(self.format.channels),
+            Header.POSITION: str(position),
+        }
+        return headers_of(values | ({Header.END: "1"} if end else {}))
+
+
+def encode(frames: Int16, encoding: Encoding) -> bytes:
+    """Sample frames (n, channels) as bytes."""
+    if encoding is Encoding.MULAW:
+        return g711.encode_mulaw(frames.ravel())
+    if encoding is Encoding.ALAW:
+        return g711.encode_alaw(frames.ravel())
+    return frames.astype("<i2").tobytes()
+
+
+def default_call_id(path: Path) -> str:
+    """A call id that names the file and is new each time."""
+    return f"{path.stem[:80]}-{uuid.uuid4().hex[:8]}"
+
+
+class CallSender:
+    """Produces files as calls."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._topic = settings.topic("media")
+        self._bootstrap = settings.broker
+
+    async def __aenter__(self) -> "CallSender":
+        self._producer = AIOKafkaProducer(bootstrap_servers=self._bootstrap, enable_idempotence=True, max_request_size=2 * MAX_CHUNK_BYTES)
+        try:
+            await self._producer.start()
+        except (KafkaError, OSError) as error:
+            with contextlib.suppress(Exception):
+                await self._producer.stop()
+            raise SendError(f"no broker answers at {self._bootstrap}: {error}") from None
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._producer.stop()
+
+    async def send(self, path: Path, how: SendOptions, on_sent: OnSent | None = None) -> SentCall:
+        """Send one file as one call; every chunk is acknowledged when this returns. Raises SendError."""
+        call_id = how.call_id or default_call_id(path)
+        tasks = _tasks(call_id, how.options)
+        media = MediaFile(path, Encoding(how.encoding), how.chunk_ms)
+        try:
+            sent_bytes = await self._send_chunks(media, call_id, how, on_sent or (lambda _: None))
+        except KafkaError as error:
+            raise SendError(f"call {call_id} was not sent to its end: {error}") from None
+        return SentCall(call_id, str(path), sent_bytes / media.format.bytes_per_s, tasks)
+
+    async def _send_chunks(self, media: MediaFile, call_id: str, how: SendOptions, on_sent: OnSent) -> int:
+        position, started_s = 0, time.monotonic()
+        in_flight: list[asyncio.Future[object]] = []
+        extra = headers_of({Header.OPTIONS: how.options}) if how.options else ()
+        for sequence, (chunk, end) in enumerate(_mark_last(media.chunks())):
+            if how.realtime:
+                await asyncio.sleep(max(0.0, started_s + (position + len(chunk)) / media.format.bytes_per_s - time.monotonic()))
+            headers = media.headers(sequence, position, end=end) + (extra if sequence == 0 else ())
+            in_flight.append(await self._producer.send(self._topic, chunk, key=call_id.encode(), headers=list(headers)))
+            position += len(chunk)
+            if len(in_flight) >= _IN_FLIGHT:
+                await asyncio.gather(*in_flight)
+                in_flight.clear()
+            on_sent(position / media.format.bytes_per_s)
+        await asyncio.gather(*in_flight)
+        return position
+
+
+def _mark_last(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Each chunk with whether it is the last; an empty last one when there is no audio at all."""
+    held = next(chunks, b"")
+    for chunk in chunks:
+        yield held, False
+        held = chunk
+    yield held, True
+
+
+def _tasks(call_id: str, options: str | None) -> dict[Technology, str]:
+    try:
+        technologies = known_tasks(read_options(options))
+    except OptionsError as error:
+        raise SendError(str(error), is_usage=True) from None
+    return {technology: call_task_id(call_id, technology) for technology in technologies}
+
+
+async def send_files(settings: Settings, paths: Sequence[Path], how: SendOptions, *, as_json: bool) -> None:
+    """Send files one after another and print their task ids. Raises SendError."""
+    async with CallSender(settings) as sender:
+        for path in paths:
+            call = await sender.send(path, how)
+            if as_json:
+                click.echo(msgspec.json.encode(call))
+            else:
+                click.echo(f"call {call.call_id}: {call.duration_s:.2f} s from {path}")
+                for technology, task_id in call.tasks.items():
+                    click.echo(f"  {technology.value:46} {task_id}")

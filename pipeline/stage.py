@@ -1,0 +1,193 @@
+"""The frame around every agent: reads records, runs the stage, sends faults where they belong, gives offsets back.
+
+Errors are split by what is to be done: DeadLetterError and every unexpected fault send the record to `dead-letters`;
+what may pass is retried where it arises; a dead letter that cannot be sent ends the process, the input unacknowledged.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from typing import Protocol
+
+import faust
+from faust.types import TP, StreamT
+
+from pipeline.delivery import DeliveryWindow, Receipt, describe_error
+from pipeline.publishing import FaustPublisher, Publisher, dead_letter
+from pipeline.records import DeadLetterError, Record
+from pipeline.settings import Settings
+from schemas.errors import DeadLetterType
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.5
+_QUIET_S = 2.0  # nothing fetched for so long, though the broker answers: there is nothing to fetch
+
+
+class Frame(Protocol):
+    """What the frame offers to a stage."""
+
+    settings: Settings
+    publisher: Publisher
+
+    async def is_caught_up(self, topic: str, partition: int) -> bool:
+        """Whether everything that the partition holds has reached the stage; False when the broker does not answer."""
+
+    async def submit(self, key: Hashable, job: Callable[[], Awaitable[None]]) -> None:
+        """Run a job behind the records of this key that wait."""
+
+    async def bury(self, record: Record, error_type: DeadLetterType, message: str) -> None:
+        """Send a record to `dead-letters`."""
+
+
+class Stage(Protocol):
+    """One agent's work, free of Faust."""
+
+    name: str
+    topics: tuple[str, ...]
+
+    async def start(self, frame: Frame) -> None:
+        """Load what is needed; called once, before the first record."""
+
+    async def process(self, record: Record, receipt: Receipt) -> None:
+        """Process a record; release its receipt now or later. Raises DeadLetterError."""
+
+    async def fail(self, record: Record, message: str) -> None:
+        """A fault met this record, which goes to `dead-letters`: make the tasks that it belongs to fail."""
+
+    async def tick(self) -> None:
+        """Called every half second."""
+
+    def forget(self) -> None:
+        """Drop all state: partitions are being assigned anew, and unacknowledged records come again."""
+
+    async def stop(self) -> None:
+        """Let go of what start() took."""
+
+
+class StageRunner:
+    """Runs one stage on one Faust app."""
+
+    def __init__(self, app: faust.App, stage: Stage, settings: Settings) -> None:
+        self.app = app
+        self.stage = stage
+        self.settings = settings
+        self.publisher: Publisher = FaustPublisher(app, settings)
+        self.records_count = 0
+        self.dead_letters_count = 0
+        self._window = DeliveryWindow(settings.in_flight, self._crash)
+        self._last_seen: dict[tuple[str, int], tuple[int, float]] = {}
+        self._attach()
+
+    def _attach(self) -> None:
+        names = [self.settings.topic(name) for name in self.stage.topics]
+        topic = self.app.topic(*names, key_serializer="raw", value_serializer="raw")
+        self.app.agent(topic, name=self.stage.name, concurrency=1)(self._consume)
+        self.app.timer(TICK_S)(self._tick)
+        self.app.on_partitions_revoked.connect(self._on_revoked)
+        self.app.on_before_shutdown.connect(self._on_shutdown)
+
+    async def _consume(self, stream: StreamT[bytes]) -> AsyncIterator[None]:
+        async for event in stream.noack().events():
+            await self._take(event)
+            yield
+
+    async def _take(self, event: faust.EventT[bytes]) -> None:
+        record = to_record(event)
+        place = (record.topic, record.partition)
+        self._last_seen[place] = (record.offset, time.monotonic())
+        receipt = self._window.issue(place, _acknowledger(event))
+        await self._window.lanes.submit(record.key or b"", lambda: self._process(record, receipt))
+
+    async def _process(self, record: Record, receipt: Receipt) -> None:
+        self.records_count += 1
+        try:
+            await self.stage.process(record, receipt)
+        except DeadLetterError as error:
+            await self.bury(record, error.type, str(error))
+            receipt.release()
+        except Exception as error:
+            if self.app.should_stop:
+                return  # not the record's fault: it is unacknowledged, and comes again
+            logger.exception("stage %s cannot process %s (key %r)", self.stage.name, record.source, record.key)
+            await self.bury(record, DeadLetterType.INTERNAL, describe_error(error))
+            await self.stage.fail(record, describe_error(error))
+            receipt.release()
+
+    async def bury(self, record: Record, error_type: DeadLetterType, message: str) -> None:
+        """Send a record to `dead-letters`."""
+        self.dead_letters_count += 1
+        logger.warning("dead letter from %s: %s (%s), key %r", record.source, message, error_type, record.key)
+        await self.publisher.publish([dead_letter(record, self.stage.name, error_type, message)])
+
+    async def submit(self, key: Hashable, job: Callable[[], Awaitable[None]]) -> None:
+        """Run a job behind the records of this key that wait."""
+        await self._window.lanes.submit(key, job)
+
+    async def is_caught_up(self, topic: str, partition: int) -> bool:
+        """Whether all that the partition holds has reached the stage; False when the broker does not answer."""
+        offset, seen_at_s = self._last_seen.get((topic, partition), (-1, 0.0))
+        place = TP(topic, partition)
+        try:
+            async with asyncio.timeout(5.0):
+                end = (await self.app.consumer.highwaters(place))[place]
+                if offset + 1 >= end:
+                    return True
+                position = await self.app.consumer.position(place)
+        except Exception as error:  # noqa: BLE001 - a broker that does not answer says nothing about the partition
+            logger.warning("cannot tell whether %s/%d is read to its end: %s", topic, partition, describe_error(error))
+            return False
+        return position is not None and position >= end and time.monotonic() - seen_at_s > _QUIET_S
+
+    async def _tick(self) -> None:
+        await self.stage.tick()
+
+    async def _on_revoked(self, _app: faust.App, revoked: set[TP], **_: object) -> None:
+        if revoked:
+            await self.hand_over()
+
+    async def _on_shutdown(self, _app: faust.App, **_: object) -> None:
+        await self.hand_over()
+
+    async def hand_over(self) -> None:
+        """Finish what is in work, commit it, and forget the rest: it will be read again by whoever gets the partitions."""
+        drained = await self._window.drain(self.settings.grace_period_s)
+        if not drained:
+            logger.warning("stage %s: work in flight did not end in %g s", self.stage.name, self.settings.grace_period_s)
+        await self.app.consumer.commit()
+        self._window.reset()
+        self._last_seen.clear()
+        self.stage.forget()
+
+    def unacknowledged(self) -> int:
+        """Records whose offsets are not given back yet."""
+        return self._window.state().unacknowledged
+
+    def _crash(self, error: BaseException) -> None:
+        logger.critical("stage %s cannot go on: %s", self.stage.name, describe_error(error))
+        asyncio.ensure_future(self.app.crash(error))  # noqa: RUF006 - ends with the app
+
+
+def to_record(event: faust.EventT[bytes]) -> Record:
+    """A Faust event as a record."""
+    message = event.message
+    headers = message.headers or ()
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    return Record(
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        key=message.key,
+        value=message.value,
+        headers=tuple((name, bytes(value)) for name, value in pairs),
+        timestamp_s=message.timestamp or 0.0,
+    )
+
+
+def _acknowledger(event: faust.EventT[bytes]) -> Callable[[], None]:
+    # The record's audio must not stay in memory while its receipt is held.
+    message = event.message
+    message.value = None
+    consumer = event.app.consumer
+    return lambda: consumer.ack(message) and None

@@ -1,0 +1,84 @@
+"""State transitions of tasks as `results` records."""
+
+import uuid
+from pathlib import Path
+
+import msgspec
+
+from pipeline.blobs import BlobStore
+from pipeline.publishing import MAX_RECORD_BYTES
+from pipeline.records import OutgoingRecord, headers_of
+from schemas.errors import ErrorDetail, TaskError, TaskErrorType
+from schemas.media import Header
+from schemas.results import Transition
+from schemas.tasks import NAMESPACE, TaskInfo, TaskState, Technology, call_task_id
+
+_JSON = msgspec.json.Encoder()
+_ENVELOPE_BYTES = 4096  # room for all but the result
+
+
+def failed(message: str) -> TaskError:
+    """The error of a task that met a fault."""
+    return TaskError(TaskErrorType.INTERNAL, "Service error.", [ErrorDetail(["root"], message, "internal")])
+
+
+def rejected(details: list[ErrorDetail]) -> TaskError:
+    """The error of a task whose requirements are not met."""
+    return TaskError(TaskErrorType.VALIDATION, "Task validation error.", details)
+
+
+def derived_correlation_id(text: str) -> str:
+    """A correlation id where none was given; derived, so that a replay repeats it."""
+    return str(uuid.uuid5(NAMESPACE, f"{text}/correlation"))
+
+
+class TaskLog:
+    """Makes the records of one task; `revision` counts them."""
+
+    def __init__(
+        self, technology: Technology, task_id: str, correlation_id: str, *, call_id: str | None = None, first_revision: int = 0
+    ) -> None:
+        self.technology = technology
+        self.task_id = task_id
+        self.revision = first_revision
+        self._correlation_id = correlation_id
+        self._call_id: str | msgspec.UnsetType = msgspec.UNSET if call_id is None else call_id
+
+    @classmethod
+    def of_call(cls, technology: Technology, call_id: str, correlation_id: str, *, first_revision: int = 0) -> "TaskLog":
+        """The log of a call's task."""
+        task_id = call_task_id(call_id, technology)
+        return cls(technology, task_id, correlation_id, call_id=call_id, first_revision=first_revision)
+
+    def pending(self, source: str) -> OutgoingRecord:
+        """The task is known."""
+        return self._record(TaskState.PENDING, source)
+
+    def running(self, source: str, partial: msgspec.Struct | None = None) -> OutgoingRecord:
+        """The task is in work; `partial` is what is known by now."""
+        raw = None if partial is None else _JSON.encode(partial)
+        if raw is None or len(raw) > MAX_RECORD_BYTES - _ENVELOPE_BYTES:
+            return self._record(TaskState.RUNNING, source)
+        return self._record(TaskState.RUNNING, source, partial=msgspec.Raw(raw))
+
+    def done(self, source: str, result: msgspec.Struct, data_dir: str) -> OutgoingRecord:
+        """The result is here; a large one goes to the blob store. Raises OSError when that cannot take it."""
+        raw = _JSON.encode(result)
+        if len(raw) > MAX_RECORD_BYTES - _ENVELOPE_BYTES:
+            return self._record(TaskState.DONE, source, result_ref=BlobStore(Path(data_dir)).put(raw))
+        return self._record(TaskState.DONE, source, result=msgspec.Raw(raw))
+
+    def ended(self, source: str, error: TaskError) -> OutgoingRecord:
+        """The task failed or was rejected, as the error's type says."""
+        state = TaskState.FAILED if error.type is TaskErrorType.INTERNAL else TaskState.REJECTED
+        return self._record(state, source, error=error)
+
+    def _record(self, state: TaskState, source: str, **parts: object) -> OutgoingRecord:
+        transition = Transition(self.technology, self.revision, TaskInfo(self.task_id, state), self._call_id, **parts)  # type: ignore[arg-type]
+        self.revision += 1
+        headers = {
+            Header.CONTENT_TYPE: "application/json",
+            Header.CORRELATION_ID: self._correlation_id,
+            Header.SOURCE: source,
+        }
+        return OutgoingRecord("results", self.task_id.encode(), _JSON.encode(transition), headers_of(headers))

@@ -1,0 +1,32 @@
+"""Reading a whole topic: every partition, without a consumer group."""
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import UnknownTopicOrPartitionError
+
+
+async def partitions_of(bootstrap: str, topic: str) -> list[TopicPartition]:
+    """The partitions of a topic. Raises UnknownTopicOrPartitionError, and KafkaError when no broker answers."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        for described in await admin.describe_topics([topic]):
+            if described["topic"] == topic and described["partitions"]:
+                return sorted(TopicPartition(topic, each["partition"]) for each in described["partitions"])
+    finally:
+        await admin.close()
+    raise UnknownTopicOrPartitionError(f"topic {topic} is not there: run `callstream topics`")
+
+
+async def open_topic(bootstrap: str, topic: str, *, from_begin: bool) -> tuple[AIOKafkaConsumer, list[TopicPartition]]:
+    """A started consumer of all partitions, at their begin or end. Raises KafkaError; then nothing is left open."""
+    places = await partitions_of(bootstrap, topic)
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest")
+    try:
+        await consumer.start()
+        consumer.assign(places)
+        await (consumer.seek_to_beginning(*places) if from_begin else consumer.seek_to_end(*places))
+    except BaseException:
+        await consumer.stop()
+        raise
+    return consumer, places

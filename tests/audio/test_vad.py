@@ -1,0 +1,255 @@
+"""The detector as its callers see it, on real speech mixed with what calls have besides."""
+
+import itertools
+import tracemalloc
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.vad import cascade, counts, recordings
+from pipeline.audio.vad import SpeechSpan, VadSnapshot, VoiceActivityDetector
+from pipeline.audio.vad_spans import VadParameters
+from pipeline.models.silero import SileroVad
+
+Int16Array = npt.NDArray[np.int16]
+Speech = dict[int, Int16Array]
+
+RATES_HZ = [8000, 16000]
+SHARED_SPEECH = Path(__file__).resolve().parents[3] / "shared" / "speech"
+# restarts often enough to happen in short audio
+SHORT_GRID = VadParameters(restart_blocks=7)
+
+pieces = st.one_of(
+    st.tuples(st.just("speech"), st.floats(0, 70), st.floats(0.05, 5)),
+    st.tuples(st.just("noise"), st.floats(0, 4), st.floats(0.05, 2)),
+    st.tuples(st.just("zero"), st.just(0.0), st.floats(0.05, 1.5)),
+)
+mixes = st.lists(pieces, min_size=1, max_size=5)
+
+
+def piece(kind: str, value: float, length: int, rate_hz: int, speech: Speech) -> Int16Array:
+    """Speech from second `value` on, noise of 10^value, or digital zero."""
+    if kind == "speech":
+        start = int(value * rate_hz)
+        return speech[rate_hz][start : start + length]
+    if kind == "noise":
+        noise = np.random.default_rng(length).normal(0, 10**value, length)
+        return np.clip(noise, -32768, 32767).astype(np.int16)
+    return np.zeros(length, np.int16)
+
+
+def mixed(plan: list[tuple[str, float, float]], rate_hz: int, speech: Speech) -> Int16Array:
+    return np.concatenate([piece(kind, value, int(s * rate_hz), rate_hz, speech) for kind, value, s in plan])
+
+
+def detect(audio: Int16Array, rate_hz: int, silero: SileroVad, parameters: VadParameters = SHORT_GRID) -> list[SpeechSpan]:
+    detector = VoiceActivityDetector(rate_hz, silero, parameters)
+    return detector.feed(audio) + detector.finish()
+
+
+def assert_sound(spans: list[SpeechSpan], samples: int, rate_hz: int) -> None:
+    """On the grid of 10 ms, in order, disjoint, at most 15 s long, within the audio."""
+    end = 0
+    for span in spans:
+        assert end <= span.start_sample < span.end_sample <= samples
+        assert span.end_sample - span.start_sample <= 15 * rate_hz
+        assert span.start_sample % (rate_hz // 100) == span.end_sample % (rate_hz // 100) == 0
+        end = span.end_sample
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+@given(mixes, st.lists(st.integers(1, 40_000), max_size=30), st.integers(1, 3000))
+@settings(max_examples=25, deadline=None)
+def test_cuts_change_nothing(
+    silero: SileroVad, speech: Speech, rate_hz: int, plan: list[tuple[str, float, float]], cuts: list[int], last: int
+) -> None:
+    audio = mixed(plan, rate_hz, speech)
+    detector, spans = VoiceActivityDetector(rate_hz, silero, SHORT_GRID), []
+    position = 0
+    for size in [*cuts, *[last] * (len(audio) // last + 1)]:
+        keep_from = detector.keep_from_sample
+        found = detector.feed(audio[position : position + size])
+        position += size
+        assert all(span.start_sample >= keep_from for span in found)
+        spans += found
+    keep_from = detector.keep_from_sample
+    found = detector.finish()
+    assert all(span.start_sample >= keep_from for span in found)
+    assert detector.position_sample == detector.keep_from_sample == len(audio)
+    assert spans + found == detect(audio, rate_hz, silero)
+    assert_sound(spans + found, len(audio), rate_hz)
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+@given(mixes, st.floats(0, 1))
+@settings(max_examples=25, deadline=None)
+def test_restored_goes_on_as_if_nothing_had_been(
+    silero: SileroVad, speech: Speech, rate_hz: int, plan: list[tuple[str, float, float]], share: float
+) -> None:
+    audio = np.concatenate((mixed(plan, rate_hz, speech), speech[rate_hz][: 2 * rate_hz]))
+    first = VoiceActivityDetector(rate_hz, silero, SHORT_GRID)
+    first.feed(audio[: int(len(audio) * share)])
+    snapshot = first.snapshot()
+    if snapshot is None:  # not 7 blocks yet
+        assert int(len(audio) * share) < 8 * 0.16 * rate_hz
+        return
+    first.feed(audio[::-1].copy())  # the snapshot must not change with its detector
+    snapshot = msgspec.msgpack.decode(msgspec.msgpack.encode(snapshot), type=VadSnapshot)
+    before = VoiceActivityDetector(rate_hz, silero, SHORT_GRID).feed(audio[: snapshot.position_sample])
+    second = VoiceActivityDetector.restore(snapshot, silero, SHORT_GRID)
+    assert second.position_sample == snapshot.position_sample
+    assert second.keep_from_sample == snapshot.keep_from_sample
+    after = second.feed(audio[snapshot.position_sample :]) + second.finish()
+    assert all(span.start_sample >= snapshot.keep_from_sample for span in after)
+    assert before + after == detect(audio, rate_hz, silero)
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+def test_snapshots_come_every_16_s_and_are_small(silero: SileroVad, speech: Speech, rate_hz: int) -> None:
+    detector = VoiceActivityDetector(rate_hz, silero)
+    assert detector.snapshot() is None
+    detector.feed(speech[rate_hz][: 50 * rate_hz])
+    snapshot = detector.snapshot()
+    assert snapshot is not None
+    assert snapshot.position_sample == 48 * rate_hz
+    assert len(msgspec.msgpack.encode(snapshot)) < 10_000
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+def test_finds_the_speech_of_a_call(silero: SileroVad, speech: Speech, rate_hz: int) -> None:
+    # between its stretches of speech the bundled call is nearly silent, so its level tells the truth
+    audio = speech[rate_hz][: len(speech[rate_hz]) // rate_hz * rate_hz]
+    level = np.sqrt((audio.reshape(-1, rate_hz // 10).astype(np.float64) ** 2).mean(axis=1))
+    found = np.zeros(len(audio), np.bool_)
+    for span in detect(audio, rate_hz, silero, VadParameters()):
+        found[span.start_sample : span.end_sample] = True
+    share = found.reshape(-1, rate_hz // 10).mean(axis=1)
+    assert share[level > 500].mean() > 0.97
+    assert share[level < 1].mean() < 0.03
+
+
+def test_finds_what_people_marked_as_speech(silero: SileroVad) -> None:
+    if not (SHARED_SPEECH / "vad_segments.csv").is_file():
+        pytest.skip("no labelled speech in ../shared/speech")
+    total = np.zeros(6, np.int64)
+    for recording in recordings(SHARED_SPEECH, 8000):
+        total += counts(recording, cascade(recording.samples, 8000, silero=silero, parameters=VadParameters()))
+    missed, speech_frames, false_alarms, other_frames, *_ = total
+    assert missed / speech_frames < 0.12
+    assert false_alarms / other_frames < 0.14
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+def test_a_span_comes_within_half_a_second(silero: SileroVad, speech: Speech, rate_hz: int) -> None:
+    detector, step, seen = VoiceActivityDetector(rate_hz, silero), rate_hz // 50, 0
+    for start in range(0, len(speech[rate_hz]), step):
+        for span in detector.feed(speech[rate_hz][start : start + step]):
+            assert start + step - span.end_sample <= 0.52 * rate_hz  # 20 ms of it are the step
+            seen += 1
+    assert seen >= 5
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+def test_long_speech_is_split_into_touching_spans(silero: SileroVad, speech: Speech, rate_hz: int) -> None:
+    longest = max(detect(speech[rate_hz], rate_hz, silero), key=lambda span: span.end_sample - span.start_sample)
+    inner = speech[rate_hz][longest.start_sample + rate_hz // 10 : longest.end_sample - rate_hz // 10]
+    audio = np.tile(inner, -(-60 * rate_hz // len(inner)))
+    spans = detect(audio, rate_hz, silero)
+    assert_sound(spans, len(audio), rate_hz)
+    assert any(one.end_sample == other.start_sample for one, other in itertools.pairwise(spans))
+    assert sum(span.end_sample - span.start_sample for span in spans) > 0.9 * len(audio)
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+def test_less_than_800_ms_is_no_speech(silero: SileroVad, speech: Speech, rate_hz: int) -> None:
+    start = next(iter(detect(speech[rate_hz], rate_hz, silero))).start_sample
+    size = rate_hz * 8 // 10
+    assert detect(speech[rate_hz][start : start + size - 1], rate_hz, silero) == []
+    assert len(detect(speech[rate_hz][start : start + size], rate_hz, silero)) == 1
+    # speech that is over before the 800 ms are full waits for them
+    detector = VoiceActivityDetector(rate_hz, silero)
+    burst = np.concatenate((speech[rate_hz][start : start + size // 2], np.zeros(size, np.int16)))
+    assert detector.feed(burst[: size - 1]) == []
+    assert detector.keep_from_sample < size // 2
+    assert len(detector.feed(burst[size - 1 :]) + detector.finish()) == 1
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+@pytest.mark.parametrize("extra", [0, 1, 79, 81, 1279, 2559])
+def test_a_span_ends_with_the_audio(silero: SileroVad, speech: Speech, rate_hz: int, extra: int) -> None:
+    first = next(iter(detect(speech[rate_hz], rate_hz, silero)))
+    size = first.start_sample + 2 * rate_hz + extra
+    spans = detect(speech[rate_hz][:size], rate_hz, silero)
+    assert_sound(spans, size, rate_hz)
+    assert size - spans[-1].end_sample < rate_hz // 10
+
+
+def hostile(kind: str, samples: int, speech: Int16Array) -> Int16Array:
+    """Audio that no telephone should send."""
+    random = np.random.default_rng(1)
+    made: dict[str, npt.NDArray[np.float64]] = {
+        "square": 32767 * np.sign(np.sin(np.arange(samples) / 20)),
+        "noise": random.uniform(-32768, 32767, samples),
+        "dc": np.full(samples, 32767.0),
+        "negative-dc": np.full(samples, -32768.0),
+        "zeros": np.zeros(samples),
+        "clipped": speech[:samples] * 100.0,
+        "impulses": np.where(np.arange(samples) % 1000 == 0, 32767.0, 0.0),
+    }
+    return np.clip(made[kind], -32768, 32767).astype(np.int16)
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+@pytest.mark.parametrize("kind", ["square", "noise", "dc", "negative-dc", "zeros", "clipped", "impulses"])
+@pytest.mark.parametrize("duration_s", [0.0, 0.05, 1.0, 20.0])
+def test_hostile_audio(silero: SileroVad, speech: Speech, rate_hz: int, kind: str, duration_s: float) -> None:
+    audio = hostile(kind, int(duration_s * rate_hz), speech[rate_hz])
+    spans = detect(audio, rate_hz, silero)
+    assert_sound(spans, len(audio), rate_hz)
+    if kind == "clipped" and duration_s == 20.0:
+        assert spans
+    elif kind != "clipped":
+        assert spans == []
+
+
+def test_silence_never_reaches_silero(silero: SileroVad) -> None:
+    detector = VoiceActivityDetector(8000, silero)
+    detector.feed(np.zeros(8000 * 60, np.int16))
+    assert detector.windows_judged == 0
+    detector.feed(np.random.default_rng(2).normal(0, 3, 8000 * 600).astype(np.int16))
+    assert detector.windows_judged < 0.03 * 660 / 0.032  # webrtc hears something when it begins anew
+    detector.feed(np.zeros(1, np.int16))
+    assert detector.position_sample - detector.keep_from_sample < 8000
+
+
+def test_four_hours_of_silence_take_no_memory(silero: SileroVad) -> None:
+    detector, minute = VoiceActivityDetector(8000, silero), np.zeros(60 * 8000, np.int16)
+    detector.feed(minute)
+    tracemalloc.start()
+    for _ in range(4 * 60):
+        assert detector.feed(minute) == []
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 100_000
+    assert detector.windows_judged == 0
+    assert detector.finish() == []
+
+
+def test_misuse_is_refused(silero: SileroVad) -> None:
+    with pytest.raises(ValueError, match="8000 or 16000 Hz, not 44100"):
+        VoiceActivityDetector(44100, silero)
+    detector = VoiceActivityDetector(8000, silero)
+    with pytest.raises(ValueError, match="int16"):
+        detector.feed(np.zeros(80, np.float32))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="one-dimensional"):
+        detector.feed(np.zeros((80, 2), np.int16))
+    detector.finish()
+    with pytest.raises(ValueError, match="finished"):
+        detector.feed(np.zeros(80, np.int16))
+    with pytest.raises(ValueError, match="finished"):
+        detector.finish()

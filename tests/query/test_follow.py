@@ -1,0 +1,275 @@
+"""The service on a real broker."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
+from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]  # no __all__
+
+from pipeline.broker import EmbeddedBroker
+from pipeline.query.app import Service, running
+from pipeline.query.view import View
+from pipeline.settings import Settings, default_cache_dir
+from pipeline.topics import create_topics
+from schemas.requests import StartTask
+from schemas.tasks import Technology
+from tests.query.conftest import DAY_S, client_of, replaced
+
+# mypy: untyped-calls-exclude="aiokafka"
+
+pytestmark = pytest.mark.broker
+
+PATIENCE_S = 90.0  # how long to wait for what must come; a test never waits for something not to come
+API = "/api/technology"
+VAD = Technology.VOICE_ACTIVITY_DETECTION
+GENDER = Technology.GENDER_IDENTIFICATION
+
+
+@pytest.fixture
+async def settings(broker_bootstrap: str, topic_prefix: str, tmp_path: Path) -> Settings:
+    made = Settings(broker=broker_bootstrap, topic_prefix=topic_prefix, data_dir=str(tmp_path / "data"), partitions=2)
+    await create_topics(made)
+    return made
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not await condition():  # noqa: ASYNC110  # what is waited for lies in another process
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
+    async with running(settings) as service, client_of(service) as client:
+        yield service, client
+
+
+async def is_ready(client: httpx.AsyncClient) -> bool:
+    return (await client.get("/ready")).status_code == 200
+
+
+def transition(task_id: str, revision: int, state: str, **more: object) -> bytes:
+    task = {"task_id": task_id, "state": state}
+    return json.dumps({"technology": VAD, "revision": revision, "task": task, **more}).encode()
+
+
+async def publish(settings: Settings, records: Sequence[tuple[str, bytes | None]], partition: int | None = None) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=settings.broker)
+    await producer.start()
+    try:
+        sent = [await producer.send(settings.topic("results"), value, key.encode(), partition) for key, value in records]
+        await asyncio.gather(*sent)
+    finally:
+        await producer.stop()
+
+
+async def read_requests(settings: Settings, count: int) -> list[ConsumerRecord[bytes, bytes]]:
+    consumer = AIOKafkaConsumer(settings.topic("requests"), bootstrap_servers=settings.broker, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            return [await consumer.getone() for _ in range(count)]
+    finally:
+        await consumer.stop()
+
+
+def applied(service: Service) -> float:
+    return service.metrics.registry.get_sample_value("callstream_results_ingested_total", {"outcome": "applied"}) or 0
+
+
+async def test_a_started_task_is_published_and_can_be_read_at_once(settings: Settings) -> None:
+    async with serving(settings) as (_, client):
+        ids = {"x-correlation-id": "the-call", "x-request-id": "the-request"}
+        answer = await client.post(f"{API}/{GENDER}", json={"voiceprints": ["QUJD", "QQ=="]}, headers=ids)
+        assert answer.status_code == 202
+        task_id = answer.json()["task"]["task_id"]
+        assert uuid.UUID(task_id).version == 4
+        assert answer.json() == {"task": {"task_id": task_id, "state": "pending"}}
+        assert answer.headers["location"] == answer.headers["x-location"] == f"{API}/{GENDER.value}/{task_id}"
+        read = await client.get(answer.headers["location"])
+        assert (read.status_code, read.json()) == (200, answer.json())
+    [record] = await read_requests(settings, 1)
+    assert record.key == task_id.encode()
+    assert json.loads(record.value) == {"technology": GENDER.value, "voiceprints": ["QUJD", "QQ=="]}
+    assert dict(record.headers) == {
+        "content-type": b"application/json",
+        "x-correlation-id": b"the-call",
+        "x-request-id": b"the-request",
+    }
+
+
+async def test_comparison_is_published_with_both_lists(settings: Settings) -> None:
+    async with serving(settings) as (_, client):
+        body = {"voiceprints_a": ["QQ=="] * 3, "voiceprints_b": ["QUI="]}
+        answer = await client.post(f"{API}/{Technology.VOICEPRINT_COMPARISON}", json=body)
+        assert answer.status_code == 202
+    [record] = await read_requests(settings, 1)
+    assert json.loads(record.value) == {"technology": Technology.VOICEPRINT_COMPARISON.value, **body}
+    assert {name for name, _ in record.headers} == {"content-type", "x-correlation-id", "x-request-id"}
+
+
+async def test_a_body_of_the_largest_size_fits_in_a_record(settings: Settings) -> None:
+    voiceprint = "QUJD" * ((settings.max_body_bytes - 100) // 4)
+    async with serving(settings) as (_, client):
+        answer = await client.post(f"{API}/{GENDER}", json={"voiceprints": [voiceprint]})
+        assert answer.status_code == 202
+    [record] = await read_requests(settings, 1)
+    assert json.loads(record.value)["voiceprints"] == [voiceprint]
+
+
+async def test_a_task_is_followed_to_its_end(settings: Settings) -> None:
+    task_id = str(uuid.uuid4())
+    path = f"{API}/{VAD.value}/{task_id}"
+    async with serving(settings) as (_, client):
+        await publish(settings, [(task_id, transition(task_id, 0, "pending"))])
+        await eventually(lambda: has_state(client, path, "pending"))
+        await publish(settings, [(task_id, transition(task_id, 1, "done", result={"channels": []}))])
+        await eventually(lambda: has_state(client, path, "done"))
+        assert (await client.get(path)).json() == {"task": {"task_id": task_id, "state": "done"}, "result": {"channels": []}}
+        await publish(settings, [(task_id, None)])
+        await eventually(lambda: has_status(client, path, 404))
+
+
+async def has_state(client: httpx.AsyncClient, path: str, state: str) -> bool:
+    answer = await client.get(path)
+    return answer.status_code == 200 and answer.json()["task"]["state"] == state
+
+
+async def has_status(client: httpx.AsyncClient, path: str, status: int) -> bool:
+    return (await client.get(path)).status_code == status
+
+
+async def test_what_was_published_while_away_is_caught_up_and_nothing_is_read_twice(settings: Settings) -> None:
+    ids = [str(uuid.uuid4()) for _ in range(300)]
+    records: list[tuple[str, bytes | None]] = [(task_id, transition(task_id, 0, "pending")) for task_id in ids]
+    await publish(settings, records[:200])
+    async with serving(settings) as (service, client):
+        await eventually(lambda: is_ready(client))
+        assert applied(service) == 200
+    await publish(settings, records[200:])
+    async with serving(settings) as (service, client):
+        await eventually(lambda: is_ready(client))
+        assert applied(service) == 100
+        found = [(await client.get(f"{API}/{VAD.value}/{task_id}")).status_code for task_id in ids]
+        assert found == [200] * 300
+        assert 'callstream_view_lag_records{partition="0"} 0.0' in (await client.get("/metrics")).text
+
+
+async def test_a_record_that_is_no_transition_is_skipped_with_its_place(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    task_id = str(uuid.uuid4())
+    wrong = [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        transition("no-uuid", 0, "pending"),
+        transition(task_id, -1, "pending"),
+        transition(task_id, 0, "sleeping"),
+        transition(task_id, 0, "done"),
+        transition(task_id, 0, "failed"),
+    ]
+    await publish(
+        settings, [*[("key", value) for value in wrong], ("no-uuid", None), (task_id, transition(task_id, 0, "pending"))], 1
+    )
+    async with serving(settings) as (service, client):
+        await eventually(lambda: is_ready(client))
+        assert (await client.get(f"{API}/{VAD.value}/{task_id}")).json()["task"]["state"] == "pending"
+        assert applied(service) == 1
+    for offset in range(len(wrong) + 1):
+        assert f"skipped {settings.topic('results')}/1/{offset}," in caplog.text
+
+
+async def test_an_offset_that_is_out_of_range_means_from_the_earliest(settings: Settings) -> None:
+    task_id = str(uuid.uuid4())
+    await publish(settings, [(task_id, transition(task_id, 0, "pending"))], partition=0)
+    async with serving(settings) as (_, client):
+        await eventually(lambda: is_ready(client))
+    view = View(Path(settings.data_dir), DAY_S)
+    view.apply([], {(settings.topic("results"), 0): 1_000_000})
+    view.close()
+    async with serving(settings) as (service, client):
+        await eventually(lambda: is_ready(client))
+        assert applied(service) == 1
+
+
+async def test_another_prefix_does_not_use_the_offsets(settings: Settings, topic_prefix: str) -> None:
+    task_id = str(uuid.uuid4())
+    await publish(settings, [(task_id, transition(task_id, 0, "pending"))])
+    async with serving(settings) as (_, client):
+        await eventually(lambda: is_ready(client))
+    other = replaced(settings, topic_prefix=f"{topic_prefix}other.")
+    await create_topics(other)
+    async with serving(other) as (service, client):
+        await eventually(lambda: is_ready(client))
+        assert await has_status(client, f"{API}/{VAD.value}/{task_id}", 404)
+        assert service.view.next_offsets(settings.topic("results")) == {}
+
+
+async def test_it_waits_for_topics_and_creates_none(broker_bootstrap: str, topic_prefix: str, tmp_path: Path) -> None:
+    settings = Settings(broker=broker_bootstrap, topic_prefix=f"{topic_prefix}late.", data_dir=str(tmp_path), partitions=1)
+    async with serving(settings) as (service, client):
+
+        async def says_so() -> bool:
+            return "callstream topics" in (await client.get("/ready")).json()["checks"]["kafka"]
+
+        await eventually(says_so)
+        answer = await client.post(f"{API}/{GENDER}", json={"voiceprints": ["QQ=="]})
+        assert (answer.status_code, answer.json()["type"]) == (500, "internal")
+        names = await asyncio.to_thread(
+            lambda: AdminClient({"bootstrap.servers": broker_bootstrap}).list_topics(timeout=30).topics
+        )
+        assert not [name for name in names if name.startswith(settings.topic_prefix)]
+        assert service.view.count() == 0
+        await create_topics(settings)
+        await eventually(lambda: is_ready(client))
+        assert (await client.post(f"{API}/{GENDER}", json={"voiceprints": ["QQ=="]})).status_code == 202
+
+
+async def test_new_partitions_are_followed(settings: Settings) -> None:
+    task_id = str(uuid.uuid4())
+    async with serving(settings) as (_, client):
+        await eventually(lambda: is_ready(client))
+        admin = AdminClient({"bootstrap.servers": settings.broker})
+        [grown] = admin.create_partitions([NewPartitions(settings.topic("results"), 3)]).values()
+        await asyncio.to_thread(grown.result)
+        await publish(settings, [(task_id, transition(task_id, 0, "pending"))], partition=2)
+        await eventually(lambda: has_state(client, f"{API}/{VAD.value}/{task_id}", "pending"))
+
+
+async def test_a_broker_that_goes_away_and_comes_back(tmp_path: Path) -> None:
+    first = await asyncio.to_thread(EmbeddedBroker(default_cache_dir(), data_dir=tmp_path / "kafka").__enter__)
+    settings = Settings(broker=first.bootstrap, data_dir=str(tmp_path / "data"), partitions=1)
+    port = int(first.bootstrap.rpartition(":")[2])
+    start = StartTask(technology=GENDER, voiceprints=["QQ=="])
+    ids = [str(uuid.uuid4()) for _ in range(2)]
+    await create_topics(settings)
+    async with serving(settings) as (service, client):
+        await publish(settings, [(ids[0], transition(ids[0], 0, "pending"))])
+        await eventually(lambda: is_ready(client))
+        assert (await client.post(f"{API}/{GENDER}", json={"voiceprints": start.voiceprints})).status_code == 202
+        rows = service.view.count()
+        await asyncio.to_thread(first.__exit__, None, None, None)
+        await eventually(lambda: has_status(client, "/ready", 503))
+        assert await has_status(client, "/health", 200)
+        assert await has_state(client, f"{API}/{VAD.value}/{ids[0]}", "pending")
+        refused = await client.post(f"{API}/{GENDER}", json={"voiceprints": start.voiceprints})
+        assert (refused.status_code, refused.json()["type"]) == (500, "internal")
+        assert service.view.count() == rows
+        second = await asyncio.to_thread(EmbeddedBroker(default_cache_dir(), data_dir=tmp_path / "kafka", port=port).__enter__)
+        try:
+            await publish(settings, [(ids[1], transition(ids[1], 0, "pending"))])
+            await eventually(lambda: has_state(client, f"{API}/{VAD.value}/{ids[1]}", "pending"))
+            await eventually(lambda: is_ready(client))
+            assert (await client.post(f"{API}/{GENDER}", json={"voiceprints": start.voiceprints})).status_code == 202
+            assert len(await read_requests(settings, 2)) == 2
+            assert applied(service) == 2
+        finally:
+            await asyncio.to_thread(second.__exit__, None, None, None)
