@@ -59,11 +59,11 @@ class CallStage(Generic[Evidence]):
         """The result by now."""
         raise NotImplementedError
 
-    def rejection(self, begin: CallBegin) -> TaskError | None:  # noqa: ARG002 - for subclasses
+    def rejection(self, begin: CallBegin) -> TaskError | None:
         """Why the task cannot be done as it was asked for, if it cannot."""
         return None
 
-    def opening(self, begin: CallBegin, source: str) -> tuple[TaskLog, list[OutgoingRecord]] | None:  # noqa: ARG002 - for subclasses
+    def opening(self, begin: CallBegin, source: str) -> tuple[TaskLog, list[OutgoingRecord]] | None:
         """The log of this call's task, and what to publish before it runs; None when it was not asked for."""
         if self.technology not in known_tasks(begin.options):
             return None
@@ -155,5 +155,3 @@ def _decode(record: Record) -> PrintRecord:
         return _DECODER.decode(record.value or b"")
     except msgspec.DecodeError as error:
         raise DeadLetterError(DeadLetterType.RECORD_INVALID, f"not a prints record: {error}") from None
-
-

@@ -34,7 +34,9 @@ def extract(models: ModelSet, utterance: Utterance) -> Print:
     """Everything that the models say about one utterance. Raises ValueError when its audio does not fit its span."""
     samples = np.frombuffer(utterance.audio, "<i2")
     if len(samples) != utterance.end_sample - utterance.start_sample or not len(samples):
-        raise ValueError(f"{len(samples)} samples of audio for {utterance.end_sample - utterance.start_sample} samples of speech")
+        raise ValueError(
+            f"{len(samples)} samples of audio for {utterance.end_sample - utterance.start_sample} samples of speech"
+        )
     wide = to_wide(samples.astype(np.int16), utterance.sample_rate_hz)
     voiceprint = from_embeddings(models.speaker.embed(wide), models.voice.embed(wide), utterance.speech_s)
     long_enough = utterance.speech_s >= MIN_SPEECH_S
@@ -61,7 +63,7 @@ class ExtractionStage:
     """From utterances to prints."""
 
     name = "extraction"
-    topics = ("speech",)
+    topics: tuple[str, ...] = ("speech",)
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -118,7 +120,10 @@ class VoiceprintStage(CallStage[list[VoiceprintSum]]):
     def result(self, begin: CallBegin, evidence: list[VoiceprintSum]) -> VoiceprintResult:
         """One voiceprint for each channel, an empty one where there was no speech."""
         return VoiceprintResult(
-            [VoiceprintChannel(number, encode(one.merged()), round(one.speech_s, 3), MODEL) for number, one in enumerate(evidence)]
+            [
+                VoiceprintChannel(number, encode(one.merged()), round(one.speech_s, 3), MODEL)
+                for number, one in enumerate(evidence)
+            ]
         )
 
 

@@ -27,7 +27,9 @@ class LanguageStage(CallStage[list[LanguageEvidence]]):
     def rejection(self, begin: CallBegin) -> TaskError | None:
         """Languages that the model does not know cannot be told apart."""
         unknown = [
-            ErrorDetail(["options", "languages", index], f"{language!r} is not a language that the model knows", "language.unknown")
+            ErrorDetail(
+                ["options", "languages", index], f"{language!r} is not a language that the model knows", "language.unknown"
+            )
             for index, language in enumerate(begin.options.languages or [])
             if language not in LABELS
         ]
@@ -47,7 +49,10 @@ class LanguageStage(CallStage[list[LanguageEvidence]]):
         """The probabilities of each channel, among the allowed languages."""
         allowed = list(dict.fromkeys(begin.options.languages)) if begin.options.languages else _DEFAULT
         return LanguageResult(
-            [LanguageChannel(number, round(one.speech_s, 3), one.scores(LABELS, allowed)) for number, one in enumerate(evidence)]
+            [
+                LanguageChannel(number, round(one.speech_s, 3), one.scores(LABELS, allowed))
+                for number, one in enumerate(evidence)
+            ]
         )
 
 

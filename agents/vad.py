@@ -6,8 +6,9 @@ It meets every call first, so it publishes the `pending` of the call's tasks bef
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
 
 import msgspec
 
@@ -30,6 +31,9 @@ from schemas.results import VadResult
 from schemas.stream import CallBegin, CallEnd, Fault, SpeechRecord, Utterance
 from schemas.tasks import Technology
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _VAD = Technology.VOICE_ACTIVITY_DETECTION
 _REMEMBERED_CALLS = 20_000  # ended calls whose repeated chunks are still known
 _MSGPACK = msgspec.msgpack.Encoder()
@@ -47,7 +51,9 @@ class _Call:
 
     def __init__(self, call_id: str, settings: Settings) -> None:
         self.call_id = call_id
-        self.assembler: CallAssembler[Record] = CallAssembler(settings.reorder_window_s, settings.max_gap_s, settings.max_call_s)
+        self.assembler: CallAssembler[Record] = CallAssembler(
+            settings.reorder_window_s, settings.max_gap_s, settings.max_call_s
+        )
         self.correlation_id = derived_correlation_id(call_id)
         self.listener: CallListener | None = None
         self.log: TaskLog | None = None
@@ -81,7 +87,7 @@ class VadStage:
     """Hears calls."""
 
     name = "vad"
-    topics = ("media",)
+    topics: tuple[str, ...] = ("media",)
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -254,7 +260,7 @@ class VadStage:
     def _speech(call: _Call, record: SpeechRecord) -> OutgoingRecord:
         return OutgoingRecord("speech", call.call_id.encode(), _MSGPACK.encode(record))
 
-    async def _compute(self, function, *arguments):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN002, ANN202
+    async def _compute(self, function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
 

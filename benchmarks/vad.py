@@ -8,8 +8,6 @@ Miss and false alarm are shares of the 10 ms frames that are labelled speech and
 """
 
 import csv
-import os
-import platform
 import sys
 import time
 from collections import defaultdict
@@ -24,6 +22,7 @@ import soundfile
 import soxr
 import webrtcvad
 
+from benchmarks.machine import describe
 from pipeline.audio.g711 import decode_mulaw, encode_mulaw
 from pipeline.audio.vad import VoiceActivityDetector
 from pipeline.audio.vad_spans import VadParameters
@@ -191,7 +190,7 @@ def speed_table(silero: SileroVad, audio: list[Recording]) -> list[str]:
 
 def report(folder: Path, silero: SileroVad) -> None:
     """Print all tables."""
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(describe())
     for rate_hz in (16000, 8000):
         audio = list(recordings(folder, rate_hz))
         share = np.concatenate([recording.speech for recording in audio]).mean()

@@ -13,7 +13,7 @@ from mode.utils.loops import get_event_loop
 
 from pipeline.health import HealthServer
 from pipeline.settings import Settings
-from pipeline.stage import Stage, StageRunner
+from pipeline.stage import StageRunner
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,6 @@ ENTRY_POINTS = "callstream.agents"
 EXIT_ZOMBIE = 70
 _WATCH_EVERY_S = 2.0
 _LAST_WORDS_S = 5.0  # for leaving the groups and closing connections
-
 
 
 class UnknownAgentError(Exception):
@@ -48,7 +47,7 @@ def build_app(name: str, settings: Settings) -> faust.App:
         consumer_auto_offset_reset="earliest",
         producer_acks=-1,
         producer_linger_ms=0,
-        producer_max_request_size=16 * 1_048_576,
+        producer_max_request_size=34 * 1_048_576,  # dead letters
         producer_request_timeout=30.0,
         consumer_max_fetch_size=4 * 1_048_576,
         broker_commit_interval=0.5,

@@ -121,7 +121,7 @@ def query(settings: Settings, host: str | None, port: int | None) -> None:
 @click.option("--options", help="The call's options, JSON.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
 @click.pass_obj
-def send(settings: Settings, files: tuple[Path, ...], as_json: bool, **how: Any) -> None:  # noqa: ANN401 - click gives them by name
+def send(settings: Settings, /, files: tuple[Path, ...], as_json: bool, **how: Any) -> None:  # noqa: ANN401 - click gives them by name
     """Produce media files as calls and print their task ids."""
     from pipeline.sending import SendError, SendOptions, send_files
 

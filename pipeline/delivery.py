@@ -161,5 +161,3 @@ def describe_error(error: BaseException) -> str:
     """One line for logs and headers."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-

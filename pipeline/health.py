@@ -24,7 +24,9 @@ class HealthServer:
         self._runner: web.AppRunner | None = None
         self._registry = CollectorRegistry()
         names = ("records", "dead_letters", "unacknowledged")
-        self._gauges = {name: Gauge(f"callstream_{name}", f"{name} of an agent", ["agent"], registry=self._registry) for name in names}
+        self._gauges = {
+            name: Gauge(f"callstream_{name}", f"{name} of an agent", ["agent"], registry=self._registry) for name in names
+        }
 
     async def start(self) -> None:
         """Listen. Raises OSError when the port is taken."""

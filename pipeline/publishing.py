@@ -10,13 +10,14 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from pipeline.records import OutgoingRecord, Record, headers_of
 from pipeline.settings import Settings
+from pipeline.topics import MAX_DEAD_LETTER_BYTES
 from schemas.errors import DeadLetterType
 from schemas.media import Header
 
 logger = logging.getLogger(__name__)
 
 MAX_RECORD_BYTES = 1_048_576
-MAX_DEAD_LETTER_BYTES = 8 * 1_048_576  # untouched, whatever came
+_MAX_BURIED_BYTES = MAX_DEAD_LETTER_BYTES - 1_048_576  # of a value; headers and key may take the rest
 _MAX_MESSAGE_CHARS = 500
 
 
@@ -70,11 +71,14 @@ def _may_pass(error: Exception) -> bool:
 
 def dead_letter(record: Record, stage: str, error_type: DeadLetterType, message: str) -> OutgoingRecord:
     """A `dead-letters` record: key and value untouched, the original headers kept behind the new ones."""
-    added: Mapping[str, str] = {
+    added: Mapping[Header, str] = {
         Header.ERROR_TYPE: error_type.value,
         Header.ERROR_MESSAGE: message[:_MAX_MESSAGE_CHARS],
         Header.STAGE: stage,
         Header.SOURCE: record.source,
     }
     kept = tuple((name, value) for name, value in record.headers if name not in added)
+    if len(record.value or b"") > _MAX_BURIED_BYTES:
+        left_out = ("value-left-out", f"{len(record.value or b'')} bytes".encode())
+        return OutgoingRecord("dead-letters", record.key, None, (*headers_of(added), *kept, left_out))
     return OutgoingRecord("dead-letters", record.key, record.value, headers_of(added) + kept)

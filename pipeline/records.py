@@ -62,7 +62,7 @@ class OutgoingRecord(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-def headers_of(values: Mapping[str, str]) -> tuple[tuple[str, bytes], ...]:
+def headers_of(values: Mapping[Header, str]) -> tuple[tuple[str, bytes], ...]:
     """Record headers from texts."""
     return tuple((str(name), value.encode()) for name, value in values.items())
 
@@ -80,7 +80,9 @@ def call_id_of(record: Record) -> str:
         raise DeadLetterError(DeadLetterType.KEY_INVALID, "a media record's key is its call id; this one has none")
     call_id = _utf8(record.key, "the key", DeadLetterType.KEY_INVALID)
     if len(call_id) > MAX_CALL_ID_CHARS:
-        raise DeadLetterError(DeadLetterType.KEY_INVALID, f"the call id has {len(call_id)} characters, more than {MAX_CALL_ID_CHARS}")
+        raise DeadLetterError(
+            DeadLetterType.KEY_INVALID, f"the call id has {len(call_id)} characters, more than {MAX_CALL_ID_CHARS}"
+        )
     return call_id
 
 

@@ -74,7 +74,10 @@ class MediaFile:
 
     def chunks(self) -> Iterator[bytes]:
         """The audio in the call's encoding."""
-        resamplers = [soxr.ResampleStream(self.file_rate_hz, self.format.sample_rate_hz, 1, dtype="int16") for _ in range(self.format.channels)]
+        resamplers = [
+            soxr.ResampleStream(self.file_rate_hz, self.format.sample_rate_hz, 1, dtype="int16")
+            for _ in range(self.format.channels)
+        ]
         block_frames = self.file_rate_hz * self.chunk_ms // 1000
         with soundfile.SoundFile(self._path) as file:
             while len(frames := file.read(block_frames, dtype="int16", always_2d=True)):
@@ -82,7 +85,7 @@ class MediaFile:
                 if self.file_rate_hz != self.format.sample_rate_hz:
                     parts = [one.resample_chunk(frames[:, number].copy(), last=last) for number, one in enumerate(resamplers)]
                     frames = np.stack(parts, axis=1)
-                yield encode(frames, self.format.encoding)
+                yield encode(frames.astype(np.int16, copy=False), self.format.encoding)
 
     def headers(self, sequence: int, position: int, *, end: bool) -> tuple[tuple[str, bytes], ...]:
         """The headers of one chunk."""
@@ -118,7 +121,9 @@ class CallSender:
         self._bootstrap = settings.broker
 
     async def __aenter__(self) -> "CallSender":
-        self._producer = AIOKafkaProducer(bootstrap_servers=self._bootstrap, enable_idempotence=True, max_request_size=2 * MAX_CHUNK_BYTES)
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=self._bootstrap, enable_idempotence=True, max_request_size=2 * MAX_CHUNK_BYTES
+        )
         try:
             await self._producer.start()
         except (KafkaError, OSError) as error:
@@ -133,7 +138,7 @@ class CallSender:
     async def send(self, path: Path, how: SendOptions, on_sent: OnSent | None = None) -> SentCall:
         """Send one file as one call; every chunk is acknowledged when this returns. Raises SendError."""
         call_id = how.call_id or default_call_id(path)
-        tasks = _tasks(call_id, how.options)
+        tasks = known_task_ids(call_id, how.options)
         media = MediaFile(path, Encoding(how.encoding), how.chunk_ms)
         try:
             sent_bytes = await self._send_chunks(media, call_id, how, on_sent or (lambda _: None))
@@ -168,7 +173,8 @@ def _mark_last(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
     yield held, True
 
 
-def _tasks(call_id: str, options: str | None) -> dict[Technology, str]:
+def known_task_ids(call_id: str, options: str | None) -> dict[Technology, str]:
+    """The ids of the tasks that a call with these options starts. Raises SendError."""
     try:
         technologies = known_tasks(read_options(options))
     except OptionsError as error:

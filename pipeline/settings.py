@@ -28,10 +28,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     broker: Annotated[str, Meta(min_length=1, description="Kafka bootstrap servers, host:port[,host:port…]")] = "localhost:9092"
     topic_prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,100}$", description="put before every topic name")] = ""
-    partitions: Annotated[int, Meta(ge=1, le=10_000, description="partitions of each topic that `callstream topics` creates")] = 8
+    partitions: Annotated[
+        int, Meta(ge=1, le=10_000, description="partitions of each topic that `callstream topics` creates")
+    ] = 8
     replication_factor: Annotated[int, Meta(ge=1, le=32, description="copies of each partition")] = 1
-    cache_dir: Annotated[str, Meta(min_length=1, description="folder for models and the embedded broker's jars")] = msgspec.field(
-        default_factory=default_cache_dir
+    cache_dir: Annotated[str, Meta(min_length=1, description="folder for models and the embedded broker's jars")] = (
+        msgspec.field(default_factory=default_cache_dir)
     )
     data_dir: Annotated[str, Meta(min_length=1, description="folder for the query service's view")] = "callstream-data"
     idle_timeout_s: Annotated[float, Meta(gt=0, le=86_400, description="a call that sends nothing for so long is ended")] = 60.0
@@ -41,16 +43,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: Annotated[int, Meta(ge=1, le=1024, description="records in work at once in each agent")] = 32
     inference_threads: Annotated[int, Meta(ge=1, le=256, description="threads for model inference in each worker")] = 2
     grace_period_s: Annotated[float, Meta(gt=0, le=3600, description="time to finish work in flight after SIGTERM")] = 30.0
-    language_model: Annotated[str, Meta(pattern="^(tiny|base|small)$", description="whisper size: tiny, base or small")] = "base"
-    models_manifest: Annotated[str, Meta(description="a manifest file of your own models; empty for the one that is built in")] = ""
+    language_model: Annotated[str, Meta(pattern="^(tiny|base|small)$", description="whisper size: tiny, base or small")] = (
+        "base"
+    )
+    models_manifest: Annotated[
+        str, Meta(description="a manifest file of your own models; empty for the one that is built in")
+    ] = ""
     host: Annotated[str, Meta(min_length=1, description="address of the query service")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535, description="port of the query service; 0 takes a free one")] = 8080
-    worker_port: Annotated[int, Meta(ge=0, le=65_535, description="port of a worker's /health, /ready and /metrics; 0 for none")] = 0
+    worker_port: Annotated[
+        int, Meta(ge=0, le=65_535, description="port of a worker's /health, /ready and /metrics; 0 for none")
+    ] = 0
     task_ttl_s: Annotated[float, Meta(gt=0, description="how long the query service remembers a task")] = 604_800.0
     rate_limit: Annotated[int, Meta(ge=0, description="HTTP requests per rate window and client; 0 for no limit")] = 0
     rate_window_s: Annotated[int, Meta(ge=1, le=86_400, description="length of the rate window")] = 1
     max_body_bytes: Annotated[int, Meta(ge=1, description="largest JSON body that POST takes")] = 900_000
-    log_level: Annotated[str, Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")] = "WARNING"
+    log_level: Annotated[str, Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")] = (
+        "WARNING"
+    )
 
     @property
     def manifest_path(self) -> Path | None:

@@ -7,8 +7,8 @@ what may pass is retried where it arises; a dead letter that cannot be sent ends
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from typing import Any, Protocol, cast
 
 import faust
 from faust.types import TP, StreamT
@@ -76,6 +76,7 @@ class StageRunner:
         self.publisher: Publisher = FaustPublisher(app, settings)
         self.records_count = 0
         self.dead_letters_count = 0
+        self._joined = False
         self._window = DeliveryWindow(settings.in_flight, self._crash)
         self._last_seen: dict[tuple[str, int], tuple[int, float]] = {}
         self._attach()
@@ -86,12 +87,12 @@ class StageRunner:
         self.app.agent(topic, name=self.stage.name, concurrency=1)(self._consume)
         self.app.timer(TICK_S)(self._tick)
         self.app.on_partitions_revoked.connect(self._on_revoked)
+        self.app.on_partitions_assigned.connect(self._on_assigned)
         self.app.on_before_shutdown.connect(self._on_shutdown)
 
-    async def _consume(self, stream: StreamT[bytes]) -> AsyncIterator[None]:
-        async for event in stream.noack().events():
+    async def _consume(self, stream: StreamT[Any]) -> None:
+        async for event in cast(faust.Stream[bytes], stream).noack().events():
             await self._take(event)
-            yield
 
     async def _take(self, event: faust.EventT[bytes]) -> None:
         record = to_record(event)
@@ -143,11 +144,15 @@ class StageRunner:
     async def _tick(self) -> None:
         await self.stage.tick()
 
-    async def _on_revoked(self, _app: faust.App, revoked: set[TP], **_: object) -> None:
-        if revoked:
+    async def _on_revoked(self, *sent: object, **_: object) -> None:
+        self._joined = False
+        if sent[1]:  # the partitions; none at the first assignment
             await self.hand_over()
 
-    async def _on_shutdown(self, _app: faust.App, **_: object) -> None:
+    async def _on_assigned(self, *_: object, **__: object) -> None:
+        self._joined = True
+
+    async def _on_shutdown(self, *_: object, **__: object) -> None:
         await self.hand_over()
 
     async def hand_over(self) -> None:
@@ -159,6 +164,10 @@ class StageRunner:
         self._window.reset()
         self._last_seen.clear()
         self.stage.forget()
+
+    def is_ready(self) -> bool:
+        """Whether the agent has joined its group and no rebalance is under way."""
+        return self._joined and not self.app.rebalancing and not self.app.should_stop
 
     def unacknowledged(self) -> int:
         """Records whose offsets are not given back yet."""
@@ -173,14 +182,14 @@ def to_record(event: faust.EventT[bytes]) -> Record:
     """A Faust event as a record."""
     message = event.message
     headers = message.headers or ()
-    pairs = headers.items() if isinstance(headers, dict) else headers
+    pairs = list(headers.items()) if isinstance(headers, Mapping) else headers
     return Record(
         topic=message.topic,
         partition=message.partition,
         offset=message.offset,
         key=message.key,
         value=message.value,
-        headers=tuple((name, bytes(value)) for name, value in pairs),
+        headers=tuple((name, value) for name, value in pairs if isinstance(value, bytes)),
         timestamp_s=message.timestamp or 0.0,
     )
 
@@ -190,4 +199,8 @@ def _acknowledger(event: faust.EventT[bytes]) -> Callable[[], None]:
     message = event.message
     message.value = None
     consumer = event.app.consumer
-    return lambda: consumer.ack(message) and None
+
+    def acknowledge() -> None:
+        consumer.ack(message)
+
+    return acknowledge

@@ -31,7 +31,8 @@ def read_start_task(record: Record) -> tuple[Technology, StartTask]:
         raise DeadLetterError(DeadLetterType.REQUEST_INVALID, f"not a start-task request: {error}") from None
     technology = request.technology or _told_by_lists(request)
     if technology not in (Technology.GENDER_IDENTIFICATION, Technology.VOICEPRINT_COMPARISON):
-        message = f"{technology or 'nothing'} cannot be started from voiceprints; give voiceprints, or voiceprints_a and voiceprints_b"
+        what = technology or "this"
+        message = f"{what} cannot be started from voiceprints; give voiceprints, or voiceprints_a and voiceprints_b"
         raise DeadLetterError(DeadLetterType.REQUEST_INVALID, message)
     return technology, request
 

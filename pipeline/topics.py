@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from pipeline.settings import Settings
 
 MAX_RECORD_BYTES = 2_097_152  # twice the largest chunk: one that is somewhat too long still arrives, to be dead-lettered
-MAX_DEAD_LETTER_BYTES = MAX_RECORD_BYTES + 131_072  # any record, and the headers that say why
+MAX_DEAD_LETTER_BYTES = 33 * 1_048_576  # any record as it was before its producer compressed it, and the headers that say why
 
 _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS

@@ -37,7 +37,7 @@ async def read_transitions(consumer: AIOKafkaConsumer) -> AsyncIterator[tuple[Tr
         for records in batches.values():
             for record in records:
                 if (transition := _decode(record)) is not None:
-                    yield transition, record.value
+                    yield transition, record.value or b""
         if not batches:
             yield None
 
@@ -90,5 +90,3 @@ def describe_transition(transition: Transition) -> str:
         details = "; ".join(detail.message for detail in transition.error.detail)
         line += f"  {transition.error.message} {details}"
     return f"{line}  {transition.task.task_id}"
-
-

@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from pipeline.app import CallstreamWorker, UnknownAgentError, installed_agents, build_app
+from pipeline.app import CallstreamWorker, UnknownAgentError, build_app, installed_agents
 from pipeline.settings import Settings
 from pipeline.stage import StageRunner
 

@@ -8,7 +8,7 @@ cd "$(dirname "$0")"
 
 java_major() { # the feature release of JAVA_HOME's or PATH's Java; its release file tells it without starting it
   local java release version=""
-  java=$(command -v "${JAVA_HOME:+$JAVA_HOME/bin/}java") || return 1
+  java=$(command -v "${JAVA_HOME:+$JAVA_HOME/bin/}java" || command -v java) || return 1
   release="$(dirname "$(dirname "$(readlink -f "$java")")")/release"
   [ ! -r "$release" ] || version=$(sed -n 's/^JAVA_VERSION="\([0-9]*\).*/\1/p' "$release")
   [ -n "$version" ] || version=$("$java" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p')
@@ -60,7 +60,8 @@ install "${wanted[@]}" || true
 mapfile -t wanted < <(missing "${1:-}")
 [ ${#wanted[@]} -gt 0 ] || exit 0
 
-names="${wanted[*]}"
+names=$(printf ", %s" "${wanted[@]}")
+names=${names:2}
 names=${names//java/Java 17 or newer (java)}
 names=${names//maven/Maven (mvn)}
 names=${names//python/Python 3.11-3.13 with venv}

@@ -141,12 +141,21 @@ class CallAssembler(Generic[Origin]):
     def _misfit(self, chunk: MediaChunk) -> tuple[DeadLetterType, str] | None:
         """Why this chunk cannot be taken at this place, if it cannot."""
         if self.format is not None and chunk.format != self.format:
-            return DeadLetterType.FORMAT_CHANGED, f"sequence {chunk.sequence} is {chunk.format}, the call began as {self.format}"
+            return (
+                DeadLetterType.FORMAT_CHANGED,
+                f"sequence {chunk.sequence} is {chunk.format}, the call began as {self.format}",
+            )
         if chunk.position is not None and chunk.position < self.position:
-            return DeadLetterType.POSITION_CONFLICT, f"position {chunk.position} lies before {self.position}, which was heard already"
+            return (
+                DeadLetterType.POSITION_CONFLICT,
+                f"position {chunk.position} lies before {self.position}, which was heard already",
+            )
         gap_s = self._gap_length(chunk) / chunk.format.bytes_per_s
         if gap_s > self._max_gap_s:
-            return DeadLetterType.GAP_TOO_LONG, f"{gap_s:.1f} s missing before sequence {chunk.sequence}, more than {self._max_gap_s:g} s"
+            return (
+                DeadLetterType.GAP_TOO_LONG,
+                f"{gap_s:.1f} s missing before sequence {chunk.sequence}, more than {self._max_gap_s:g} s",
+            )
         return None
 
     def _gap_length(self, chunk: MediaChunk) -> int:

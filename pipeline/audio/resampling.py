@@ -21,7 +21,9 @@ class StreamResampler:
     def __init__(self, sample_rate_hz: int) -> None:
         target_hz = analysis_rate_hz(sample_rate_hz)
         self._stream = (
-            None if target_hz == sample_rate_hz else soxr.ResampleStream(sample_rate_hz, target_hz, 1, dtype="int16", quality="HQ")
+            None
+            if target_hz == sample_rate_hz
+            else soxr.ResampleStream(sample_rate_hz, target_hz, 1, dtype="int16", quality="HQ")
         )
 
     def feed(self, samples: Int16, *, last: bool = False) -> Int16:

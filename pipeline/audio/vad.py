@@ -5,12 +5,13 @@ that the result does not depend on how the audio was cut. A block reaches silero
 the block after it for speech; digital silence reaches neither. Silero's state is kept over the blocks that it does not see:
 to begin anew there cost 1 % more misses.
 
-Parameters: webrtc mode 2 with 3 of 8 frames is the strictest gate that costs nothing; mode 3 costs 1 % more
-misses, modes 0 and 1 pass three quarters of the pauses. The thresholds (0.5 to begin, 0.35 to go on) are silero's own. Bridging
-gaps under 224 ms and padding by 20 ms trade misses for as many false alarms, and keep utterances whole for the next stage.
+Parameters: webrtc mode 2 with 3 of 8 frames is the strictest gate tried that costs nothing; mode 3 costs 1 % more misses, modes
+0 and 1 pass three quarters of the pauses. The thresholds (0.5 to begin, 0.35 to go on) are silero's own. Bridging gaps under
+224 ms and padding by 20 ms trade misses for as many false alarms, and keep utterances whole for the next stage.
 
 webrtcvad's inner state cannot be saved, so it is made anew every 16 s of the call, warmed up on the block before (without that
-block it costs 0.1 % more misses, with it nothing); there a snapshot is taken. A span is emitted within 0.5 s of its end.
+block it costs 0.1 % more misses, with it nothing); there a snapshot is taken. A span is emitted within 0.5 s of its end,
+but for one that is cut because it reaches 15 s: the cut looks back up to 5 s.
 """
 
 from collections.abc import Callable

@@ -75,10 +75,14 @@ def _replication(copies: int) -> dict[str, str]:
 
 
 def render(properties: Mapping[str, str]) -> str:
-    """Properties as Java's Properties.load reads them: backslashes doubled, anything but Latin-1 escaped."""
-    lines = [f"{key}={value}" for key, value in properties.items()]
-    text = "\n".join(lines).replace("\\", "\\\\") + "\n"
-    return "".join(c if ord(c) < 0x80 else "".join(f"\\u{unit:04x}" for unit in _utf16(c)) for c in text)
+    """Properties as java.util.Properties.load reads them: one ASCII line each, everything else escaped."""
+    return "".join(f"{key}={''.join(map(_escaped, value))}\n" for key, value in properties.items())
+
+
+def _escaped(character: str) -> str:
+    if " " < character < "\x7f" and character != "\\":
+        return character
+    return "".join(f"\\u{unit:04x}" for unit in _utf16(character))
 
 
 def _utf16(character: str) -> list[int]:

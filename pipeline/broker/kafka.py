@@ -57,6 +57,8 @@ class EmbeddedBroker:
         self._properties = dict(properties or {})
         self._process: GuardedProcess | None = None
         self._data_dir = Path()
+        self._command: list[str] = []
+        self._archive = Path()
         self._new_archive: tuple[Path, Path] | None = None
         self._log_start_bytes = 0
 
@@ -153,16 +155,27 @@ class EmbeddedBroker:
             self._running().start([*self._java(), *self._training_flags(), *main], self._output)
             if self._becomes_ready():
                 return
-            words = self._last_words()
+            late = self._running().wait(0) is None
             self._running().stop(grace_s=0)
-            if tries_left == 0 or "Address already in use" not in words:
-                raise BrokerError(f"Apache Kafka did not start: {words}")
+            self._new_archive = None  # of a failed start it would be poor
+            port_was_lost = any("Address already in use" in line for line in self._said())
+            if tries_left == 0 or not port_was_lost:
+                what = f"did not answer within {_START_TIMEOUT_S:.0f} s" if late else "did not start"
+                raise BrokerError(f"Apache Kafka {what}: {self._last_words()}")
             time.sleep(0.2)
 
     def _becomes_ready(self) -> bool:
         deadline = time.monotonic() + _START_TIMEOUT_S
         process = self._running()
-        return answers(self.bootstrap, lambda: process.wait(0) is None and time.monotonic() < deadline)
+
+        def is_coming() -> bool:
+            return process.wait(0) is None and time.monotonic() < deadline
+
+        return answers(self.bootstrap, is_coming, self._cluster_id())
+
+    def _cluster_id(self) -> str:
+        text = self._identity.read_text(encoding="ascii")
+        return next(line.partition("=")[2] for line in text.splitlines() if line.startswith("cluster.id="))
 
     def _write_configuration(self) -> None:
         if not self._fixed_port:
@@ -175,7 +188,7 @@ class EmbeddedBroker:
 
     def _format_storage(self) -> None:
         """Give a new data folder its cluster id, as kafka-storage.sh does."""
-        if (self._data_dir / config.LOG_DIR / "meta.properties").exists():
+        if self._identity.exists():
             return
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode("ascii").rstrip("=")
         main = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "--config", config.CONFIG_FILE]
@@ -200,11 +213,19 @@ class EmbeddedBroker:
             keep_archive(*self._new_archive)
         self._new_archive = None
 
+    def _said(self) -> list[str]:
+        """What the broker wrote since its start."""
+        return _lines(self._output, 0) + _lines(self._log, self._log_start_bytes)
+
     def _last_words(self) -> str:
-        """The end of what the broker wrote since its start, on one line."""
-        lines = _lines(self._output, 0) + _lines(self._log, self._log_start_bytes)
+        """The end of what it wrote, on one line."""
+        lines = self._said()
         faults = [line for line in lines if "ERROR" in line or "FATAL" in line or "Exception" in line]
         return " | ".join((faults or lines)[-3:])[:600] or f"no word from it; see {self._log}"
+
+    @property
+    def _identity(self) -> Path:
+        return self._data_dir / config.LOG_DIR / "meta.properties"
 
     @property
     def _log(self) -> Path:

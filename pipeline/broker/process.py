@@ -31,7 +31,10 @@ class GuardedProcess:
 
     def __init__(self, *, lock: Path | None = None, remove: Path | None = None, grace_s: float = 0.0) -> None:
         argv = [sys.executable, "-I", "-S", guard.__file__, str(os.getpid())]
-        self._guard = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True)
+        environment = {**os.environ, "LC_ALL": "C.UTF-8"}  # Java reads paths by it, Maven chooses its language by it
+        self._guard = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True, env=environment
+        )
         self._pending = b""
         self._exit_code: int | None = None
         self.pid: int | None = None

@@ -29,24 +29,25 @@ def convert_encoder(model: onnx.ModelProto) -> onnx.ModelProto:
     if add is None or add.op_type != "Add":
         raise ModelError("this is no Whisper encoder: it adds no position embedding; check the manifest")
     signal = next(name for name in add.input if name != _POSITIONS)
-    names = ("positions_begin", "positions_axis", "positions_end", "positions_used")
-    begin, axis, end, used = names
-    graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), begin))
-    graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), axis))
-    shape, index = "positions_shape", list(graph.node).index(add)
-    new = [
-        helper.make_node("Shape", [signal], [shape]),
-        helper.make_node("Slice", [shape, axis, "positions_two"], [end]),
-        helper.make_node("Slice", [_POSITIONS, begin, end, begin], [used]),
-    ]
-    graph.initializer.append(numpy_helper.from_array(np.array([2], np.int64), "positions_two"))
-    for offset, node in enumerate(new):
+    index = list(graph.node).index(add)
+    for offset, node in enumerate(_first_positions(graph, signal)):
         graph.node.insert(index + offset, node)
-    add.input[list(add.input).index(_POSITIONS)] = used
+    add.input[:] = [signal, "positions_used"]
     _keep_outputs(graph, "last_hidden_state")
     _drop_unused(graph)
     onnx.checker.check_model(model)
     return model
+
+
+def _first_positions(graph: onnx.GraphProto, signal: str) -> list[onnx.NodeProto]:
+    """Nodes that give the position embedding of as many frames as `signal` (batch, frames, width) has."""
+    for name, value in (("positions_0", 0), ("positions_1", 1), ("positions_2", 2)):
+        graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), name))
+    return [
+        helper.make_node("Shape", [signal], ["positions_shape"]),
+        helper.make_node("Slice", ["positions_shape", "positions_1", "positions_2"], ["positions_end"]),
+        helper.make_node("Slice", [_POSITIONS, "positions_0", "positions_end", "positions_0"], ["positions_used"]),
+    ]
 
 
 def convert_decoder(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -62,17 +63,21 @@ def convert_decoder(model: onnx.ModelProto) -> onnx.ModelProto:
     embedding.CopyFrom(numpy_helper.from_array(rows[[START_TOKEN]], _EMBEDDING))
     graph.initializer.append(numpy_helper.from_array(rows[list(LANGUAGE_TOKENS)], _LANGUAGES))
     graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1), np.int64), "input_ids"))  # the one row that is left
+    _rewire_logits(graph)
+    _drop_unused(graph)
+    converted = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    onnx.checker.check_model(converted)
+    return converted
+
+
+def _rewire_logits(graph: onnx.GraphProto) -> None:
+    """Multiply with the language tokens' rows instead of the whole embedding."""
     for node in graph.node:
         if node.op_type == "Transpose" and node.input[0] == _EMBEDDING:
             node.input[0] = _LANGUAGES
         node.output[:] = ["language_logits" if name == "logits" else name for name in node.output]
     shape = [1, 1, len(LANGUAGE_TOKENS)]
     graph.output[0].CopyFrom(helper.make_tensor_value_info("language_logits", onnx.TensorProto.FLOAT, shape))
-    _keep_outputs(graph, "language_logits")
-    _drop_unused(graph)
-    converted = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    onnx.checker.check_model(converted)
-    return converted
 
 
 def _without_cache(graph: onnx.GraphProto) -> onnx.GraphProto:

@@ -54,6 +54,7 @@ class Service:
         self.starter = Starter(settings)
         resolve = local_resolver(Path(settings.data_dir))
         self.tasks = Tasks(settings, self.view, self.starter, resolve, self.metrics)
+        self.work: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Follows the topic and sweeps the view; ends only with a fault of ours."""
@@ -88,14 +89,15 @@ class Service:
 
 @contextlib.asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Service]:
-    """The service with its background work, which a fault of ours ends with an ExceptionGroup."""
+    """The service with its background work; `service.work` ends early only with a fault of ours."""
     service = Service(settings)
+    service.work = asyncio.create_task(service.run())
     try:
-        async with asyncio.TaskGroup() as group:
-            work = group.create_task(service.run())
-            yield service
-            work.cancel()
+        yield service
     finally:
+        service.work.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ExceptionGroup):
+            await service.work
         await service.close()
 
 

@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from pipeline.query.cancellation import is_asked_for
 from pipeline.query.metrics import QueryMetrics
 from pipeline.query.records import RecordInvalidError, read_change
 from pipeline.query.view import Change, View, now_ms
@@ -53,7 +54,20 @@ async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
         await client.start()
         yield client
     finally:
-        await client.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await client.close()
+
+
+async def _stop(consumer: AIOKafkaConsumer) -> None:
+    try:
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await consumer.stop()
+    except (asyncio.CancelledError, TimeoutError):
+        # aiokafka's fetcher awaits the tasks that it has just cancelled; then its client is left open (Fetcher.close)
+        await consumer._client.close()
+        if is_asked_for():
+            raise
 
 
 async def _partitions(admin: AIOKafkaAdminClient, topic: str) -> list[TopicPartition]:
@@ -78,16 +92,28 @@ class Follower:
         """Follows for ever; only a fault of our own gets out."""
         back_off_s = BACK_OFF_FIRST_S
         while True:
-            try:
-                await self._session()
-                back_off_s = BACK_OFF_FIRST_S
-            except (KafkaError, OSError, TimeoutError, sqlite3.Error, TopicMissingError, DamagedViewError) as error:
-                back_off_s = BACK_OFF_FIRST_S if self.problem is None else min(back_off_s * 2, BACK_OFF_MAX_S)
-                self._fail(error, back_off_s)
-                await asyncio.sleep(back_off_s)
+            error = await self._session_error()
+            if error is None:
+                continue
+            back_off_s = BACK_OFF_FIRST_S if self.problem is None else min(back_off_s * 2, BACK_OFF_MAX_S)
+            self._fail(error, back_off_s)
+            await asyncio.sleep(back_off_s)
+
+    async def _session_error(self) -> Exception | None:
+        """What ended a session; None when it is only to begin anew."""
+        try:
+            await self._session()
+        except asyncio.CancelledError:
+            if is_asked_for():
+                raise
+            return ConnectionError("the broker closed the connection")
+        except (KafkaError, OSError, TimeoutError, sqlite3.Error, TopicMissingError, DamagedViewError) as error:
+            return error
+        return None
 
     def _fail(self, error: Exception, back_off_s: float) -> None:
-        self.problem = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        text, name = str(error), type(error).__name__
+        self.problem = text if text.startswith(name) else f"{name}: {text}"  # aiokafka's errors name themselves
         self.caught_up = False
         logger.warning(
             "following %s on %s stopped (%s): again in %g s", self._topic, self._settings.broker, self.problem, back_off_s
@@ -123,9 +149,7 @@ class Follower:
                     consumer.seek(TopicPartition(self._topic, partition), offset)
             yield consumer
         finally:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(STOP_TIMEOUT_S):
-                    await consumer.stop()
+            await _stop(consumer)
 
     async def _follow(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
         probe_at_s, partitions_at_s = 0.0, time.monotonic() + PARTITIONS_EVERY_S

@@ -10,6 +10,7 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
+from pipeline.query.cancellation import is_asked_for
 from pipeline.settings import Settings
 from schemas.media import Header
 from schemas.requests import StartTask
@@ -84,6 +85,10 @@ class Starter:
                 await producer.send_and_wait(self._topic, _encoder.encode(request), key=str(task_id).encode(), headers=headers)
         except MessageSizeTooLargeError as error:
             raise StartTooLargeError(str(error)) from None
+        except asyncio.CancelledError:
+            if is_asked_for():
+                raise
+            raise StartUnavailableError(f"{self._topic} on {self._settings.broker}: the broker closed the connection") from None
         except (KafkaError, OSError, TimeoutError) as error:
             raise StartUnavailableError(f"{self._topic} on {self._settings.broker}: {type(error).__name__} {error}") from None
 

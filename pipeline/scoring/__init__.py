@@ -1,0 +1,1 @@
+"""From embeddings and posteriors to results: aggregation, calibration, comparison. Knows nothing of Kafka."""

@@ -38,7 +38,9 @@ class LanguageEvidence:
         probabilities = np.exp(log_mean - log_mean.max())
         units = _to_units(probabilities / probabilities.sum())
         order = sorted(range(len(allowed)), key=lambda index: (-units[index], allowed[index]))
-        return [LanguageScore(allowed[index], IdentifierType.LANGUAGE, units[index] / _UNITS) for index in order if units[index]]
+        return [
+            LanguageScore(allowed[index], IdentifierType.LANGUAGE, units[index] / _UNITS) for index in order if units[index]
+        ]
 
 
 def _to_units(probabilities: Float64) -> list[int]:

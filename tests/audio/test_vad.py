@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
+import webrtcvad
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -110,6 +111,27 @@ def test_restored_goes_on_as_if_nothing_had_been(
 
 
 @pytest.mark.parametrize("rate_hz", RATES_HZ)
+def test_every_snapshot_restores_all_of_the_state(silero: SileroVad, speech: Speech, rate_hz: int) -> None:
+    # faint noise keeps the gate from closing on digital zero; the next snapshot shows silero's state to the last bit
+    noise = np.random.default_rng(3).normal(0, 3, 30 * rate_hz).astype(np.int16)
+    audio, step = speech[rate_hz][: len(noise)] // 2 + noise, rate_hz * 16 // 100
+    parameters = VadParameters(restart_blocks=3)
+    detector, snapshots, spans = VoiceActivityDetector(rate_hz, silero, parameters), [], []
+    for start in range(0, len(audio), step):
+        spans.append(detector.feed(audio[start : start + step]))
+        snapshots.append(detector.snapshot())
+    for block in range(3, len(snapshots) - 4, 3):
+        snapshot = snapshots[block]
+        assert snapshot is not None
+        assert snapshot.position_sample == block * step
+        restored = VoiceActivityDetector.restore(snapshot, silero, parameters)
+        assert restored.feed(audio[block * step : (block + 4) * step]) == [
+            one for part in spans[block : block + 4] for one in part
+        ]
+        assert restored.snapshot() == snapshots[block + 3]
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
 def test_snapshots_come_every_16_s_and_are_small(silero: SileroVad, speech: Speech, rate_hz: int) -> None:
     detector = VoiceActivityDetector(rate_hz, silero)
     assert detector.snapshot() is None
@@ -198,7 +220,7 @@ def hostile(kind: str, samples: int, speech: Int16Array) -> Int16Array:
         "dc": np.full(samples, 32767.0),
         "negative-dc": np.full(samples, -32768.0),
         "zeros": np.zeros(samples),
-        "clipped": speech[:samples] * 100.0,
+        "clipped": speech[:samples].astype(np.float64) * 100,
         "impulses": np.where(np.arange(samples) % 1000 == 0, 32767.0, 0.0),
     }
     return np.clip(made[kind], -32768, 32767).astype(np.int16)
@@ -227,6 +249,20 @@ def test_silence_never_reaches_silero(silero: SileroVad) -> None:
     assert detector.position_sample - detector.keep_from_sample < 8000
 
 
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+def test_silero_judges_what_webrtc_passes_and_the_blocks_beside(silero: SileroVad, speech: Speech, rate_hz: int) -> None:
+    noise = np.random.default_rng(4).normal(0, 3, 16 * rate_hz).astype(np.int16)
+    audio = speech[rate_hz][: len(noise)] // 2 + noise
+    gate = webrtcvad.Vad(2)  # type: ignore[no-untyped-call]
+    frames = [gate.is_speech(frame.tobytes(), rate_hz) for frame in audio.reshape(-1, rate_hz // 50)]  # type: ignore[no-untyped-call]
+    passed = np.array(frames).reshape(-1, 8).sum(axis=1) >= 3
+    near = np.convolve(passed, [1, 1, 1], "same") > 0
+    assert 0 < passed.sum() < near.sum() < len(near)
+    detector = VoiceActivityDetector(rate_hz, silero)
+    detector.feed(audio)
+    assert detector.windows_judged == 5 * near.sum()
+
+
 def test_four_hours_of_silence_take_no_memory(silero: SileroVad) -> None:
     detector, minute = VoiceActivityDetector(8000, silero), np.zeros(60 * 8000, np.int16)
     detector.feed(minute)
@@ -245,7 +281,7 @@ def test_misuse_is_refused(silero: SileroVad) -> None:
         VoiceActivityDetector(44100, silero)
     detector = VoiceActivityDetector(8000, silero)
     with pytest.raises(ValueError, match="int16"):
-        detector.feed(np.zeros(80, np.float32))  # type: ignore[arg-type]
+        detector.feed(np.zeros(80, np.float32))
     with pytest.raises(ValueError, match="one-dimensional"):
         detector.feed(np.zeros((80, 2), np.int16))
     detector.finish()

@@ -69,6 +69,13 @@ def test_posteriors_sum_to_one(models: ModelSet) -> None:
         assert np.exp(models.language.log_posteriors(sound).astype(np.float64)).sum() == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.parametrize("gain", [0.05, 1.5])
+def test_voice_embedding_does_not_depend_on_the_level(models: ModelSet, gain: float) -> None:
+    signal = reference_signal()
+    louder = models.voice.embed(signal * np.float32(gain))
+    np.testing.assert_allclose(louder, models.voice.embed(signal), rtol=0, atol=1e-4)
+
+
 def test_voice_embedding_has_unit_length(models: ModelSet) -> None:
     assert np.linalg.norm(models.voice.embed(reference_signal())) == pytest.approx(1.0, abs=1e-5)
 

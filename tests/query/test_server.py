@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from pipeline.query.server import run, serve, serving
+from pipeline.query.server import _listen, run, serve, serving
 from pipeline.settings import Settings
 from tests.query.conftest import replaced
 
@@ -23,13 +23,20 @@ GENDER = "/api/technology/gender-identification-voiceprints"
 
 
 async def test_a_free_port_is_taken_and_given_back(settings: Settings) -> None:
-    async with serving(settings) as url, httpx.AsyncClient(base_url=url) as client:
+    async with serving(settings) as (url, _), httpx.AsyncClient(base_url=url) as client:
         assert urlsplit(url).hostname == "127.0.0.1"
         answer = await client.get("/health")
         assert (answer.status_code, answer.json()) == (200, {"status": "up"})
         assert "server" not in answer.headers
     with socket.create_server(("127.0.0.1", urlsplit(url).port or 0)):
         pass
+
+
+def test_small_answers_are_not_held_back(settings: Settings) -> None:
+    with _listen(settings) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP  # what asyncio looks at before it sets TCP_NODELAY
 
 
 async def test_serve_in_another_event_loop(settings: Settings, capfd: pytest.CaptureFixture[str]) -> None:
@@ -70,19 +77,22 @@ async def _answer_to(url: str, *pieces: bytes) -> bytes:
 async def test_a_chunked_body_is_refused_before_its_end(settings: Settings) -> None:
     head = f"POST {GENDER} HTTP/1.1\r\nhost: query\r\ntransfer-encoding: chunked\r\n\r\n".encode()
     chunks = [b"2710\r\n" + b" " * 10_000 + b"\r\n"] * (settings.max_body_bytes // 10_000 + 1)
-    async with serving(settings) as url:
+    async with serving(settings) as (url, _):
         answer = await _answer_to(url, head, *chunks)  # no last chunk: the answer cannot wait for it
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
 async def test_an_announced_length_is_refused_before_the_body(settings: Settings) -> None:
     head = f"POST {GENDER} HTTP/1.1\r\nhost: query\r\ncontent-length: {settings.max_body_bytes + 1}\r\n\r\n".encode()
-    async with serving(settings) as url:
+    async with serving(settings) as (url, _):
         assert (await _answer_to(url, head)).startswith(b"HTTP/1.1 413 ")
 
 
 async def test_a_forwarded_address_does_not_escape_the_rate_limit(settings: Settings) -> None:
-    async with serving(replaced(settings, rate_limit=1, rate_window_s=3600)) as url, httpx.AsyncClient(base_url=url) as client:
+    async with (
+        serving(replaced(settings, rate_limit=1, rate_window_s=3600)) as (url, _),
+        httpx.AsyncClient(base_url=url) as client,
+    ):
         answers = [await client.get("/nothing", headers={"x-forwarded-for": f"192.0.2.{n}"}) for n in range(2)]
     assert [each.status_code for each in answers] == [404, 429]
 

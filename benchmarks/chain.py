@@ -1,0 +1,220 @@
+"""What a call costs: CPU per stage on one core, then the whole chain through Kafka, its latency and its memory.
+
+    python -m benchmarks.chain [CALLS]
+
+The call is the bundled sample (two channels, 8000 Hz); "audio" counts the call's seconds once, whatever its channels.
+The limit that the chain is held against is the same models on the same utterances without Faust and Kafka, in the same run.
+A worker of all agents is pinned to one core. Latency is from the record timestamp of the chunk that closes an utterance to that
+of the partial result, while one call is sent as slowly as it was spoken.
+"""
+
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import soundfile
+
+from agents.extraction import extract, load_models
+from agents.vad import load_silero
+from benchmarks.machine import describe
+from pipeline.audio.listener import CallListener, HeardUtterance
+from pipeline.audio.resampling import to_wide
+from pipeline.audio.vad import VoiceActivityDetector
+from pipeline.broker.kafka import EmbeddedBroker
+from pipeline.broker.process import GuardedProcess
+from pipeline.sample import sample_path
+from pipeline.sending import CallSender, SendOptions
+from pipeline.settings import Settings, load
+from pipeline.topics import create_topics
+from pipeline.watching import open_results, read_transitions
+from pipeline.whole_topic import open_topic
+from schemas.media import AudioFormat
+from schemas.results import Transition
+from schemas.stream import Utterance
+from schemas.tasks import Technology
+
+VAD = Technology.VOICE_ACTIVITY_DETECTION
+ROUNDS = 3
+
+
+def cpu_s(work: Callable[[], object]) -> float:
+    """CPU seconds of this thread, the least of several rounds."""
+
+    def once() -> float:
+        began_s = time.thread_time()
+        work()
+        return time.thread_time() - began_s
+
+    return min(once() for _ in range(ROUNDS))
+
+
+class Core:
+    """The pure computation of the sample call, without Kafka."""
+
+    def __init__(self, settings: Settings) -> None:
+        frames, rate_hz = soundfile.read(sample_path(), dtype="int16", always_2d=True)
+        self.audio_s = len(frames) / rate_hz
+        self._audio = frames.astype("<i2").tobytes()
+        self._format = AudioFormat(sample_rate_hz=rate_hz, channels=frames.shape[1])
+        self._silero = load_silero(settings)
+        self.models = load_models(settings)
+        self.heard = self.listen()
+        self.utterances = [_utterance(one) for one in self.heard]
+        self.wide = [to_wide(one.audio, 8000) for one in self.heard]
+        self.speech_s = sum(one.speech_s for one in self.utterances)
+
+    def listen(self) -> list[HeardUtterance]:
+        """Decoding and voice activity detection, in chunks of half a second."""
+        listener = CallListener(self._format, lambda rate_hz: VoiceActivityDetector(rate_hz, self._silero))
+        step = self._format.bytes_per_s // 2
+        heard = [one for at in range(0, len(self._audio), step) for one in listener.feed(self._audio[at : at + step])]
+        return heard + listener.finish()
+
+    def stages(self) -> Iterator[tuple[str, Callable[[], object]]]:
+        """What is measured, by name."""
+        yield "decoding and voice activity", self.listen
+        yield "voiceprint (CAM++)", lambda: [self.models.speaker.embed(one) for one in self.wide]
+        yield "voice (GE2E)", lambda: [self.models.voice.embed(one) for one in self.wide]
+        yield "language (whisper)", lambda: [self.models.language.log_posteriors(one) for one in self.wide]
+
+    def extraction(self) -> object:
+        """All that the extraction agent computes."""
+        return [extract(self.models, one) for one in self.utterances]
+
+
+def _utterance(heard: HeardUtterance) -> Utterance:
+    span = heard.span
+    return Utterance("call", heard.channel, span.start_sample, span.end_sample, 8000, heard.audio.astype("<i2").tobytes())
+
+
+@contextmanager
+def pinned_worker(settings: Settings, folder: Path) -> Iterator[Callable[[], tuple[float, float]]]:
+    """A worker of all agents on core 0; gives a function that tells its CPU seconds and its peak memory in MB."""
+    process = GuardedProcess()
+    environment = [f"CALLSTREAM_BROKER={settings.broker}", f"CALLSTREAM_DATA_DIR={folder}", "CALLSTREAM_INFERENCE_THREADS=1"]
+    process.start(
+        ["env", *environment, "taskset", "-c", "0", sys.executable, "-m", "pipeline.cli", "worker"], folder / "worker.log"
+    )
+    assert process.pid is not None
+    proc = Path("/proc") / str(process.pid)
+
+    def usage() -> tuple[float, float]:
+        fields = (proc / "stat").read_text().rpartition(")")[2].split()
+        ticks = int(fields[11]) + int(fields[12])
+        peak = next(line for line in (proc / "status").read_text().splitlines() if line.startswith("VmHWM"))
+        return ticks / os.sysconf("SC_CLK_TCK"), int(peak.split()[1]) / 1024
+
+    try:
+        yield usage
+        process.stop(10.0)
+    finally:
+        process.close()
+
+
+async def send_and_follow(settings: Settings, call_ids: list[str], *, realtime: bool) -> None:
+    """Send the sample under each of these ids and wait for all of their tasks."""
+    consumer = await open_results(settings, from_begin=True)
+    final: dict[str, set[Technology]] = {call_id: set() for call_id in call_ids}
+    try:
+        async with CallSender(settings) as sender:
+            for call_id in call_ids:
+                await sender.send(sample_path(), SendOptions(call_id=call_id, chunk_ms=250, realtime=realtime))
+        async for item in read_transitions(consumer):
+            if item is not None and item[0].task.state.is_final and item[0].call_id in final:
+                final[str(item[0].call_id)].add(item[0].technology)
+            if all(len(done) == 4 for done in final.values()):
+                return
+    finally:
+        await consumer.stop()
+
+
+async def latencies_ms(settings: Settings, call_id: str) -> dict[Technology, list[float]]:
+    """From the chunk that closes an utterance to each partial result that it makes."""
+    sent_ms = {(r.partition, r.offset): r.timestamp for r in await _all_records(settings, "media")}
+    partials: dict[Technology, list[tuple[int, int, str]]] = {technology: [] for technology in Technology}
+    for record in await _all_records(settings, "results"):
+        transition = msgspec.json.decode(record.value, type=Transition)
+        if transition.call_id == call_id and not isinstance(transition.partial, msgspec.UnsetType):
+            source = dict(record.headers)["source"].decode()
+            partials[transition.technology].append((transition.revision, record.timestamp, source))
+    closed_ms = {}
+    for revision, _, source in partials[VAD]:
+        _, partition, offset = source.rsplit("/", 2)
+        closed_ms[revision] = sent_ms[int(partition), int(offset)]
+    return {
+        technology: [timestamp - closed_ms[revision] for revision, timestamp, _ in found]
+        for technology, found in partials.items()
+        if found
+    }
+
+
+async def _all_records(settings: Settings, topic: str) -> list:  # type: ignore[type-arg]
+    consumer, places = await open_topic(settings.broker, settings.topic(topic), from_begin=True)
+    try:
+        records = []
+        for place, end in (await consumer.end_offsets(places)).items():
+            while await consumer.position(place) < end:
+                for batch in (await consumer.getmany(timeout_ms=200)).values():
+                    records += batch
+        return records
+    finally:
+        await consumer.stop()
+
+
+def report_core(core: Core) -> float:
+    """Print the stages; give the CPU seconds of the whole."""
+    share = core.speech_s / (2 * core.audio_s)
+    print(f"sample: {core.audio_s:.1f} s, 2 channels, {len(core.heard)} utterances, {core.speech_s:.1f} s of speech", end="")
+    print(f" ({share:.0%} of both channels)")
+    print("\n| stage, one core | CPU s | audio s per CPU s | speech s per CPU s |\n|---|---|---|---|")
+    for name, work in core.stages():
+        seconds = cpu_s(work)
+        print(f"| {name} | {seconds:.2f} | {core.audio_s / seconds:.0f} | {core.speech_s / seconds:.0f} |")
+    whole = cpu_s(core.listen) + cpu_s(core.extraction)
+    name = "all of it, without Kafka and Faust (the limit)"
+    print(f"| {name} | {whole:.2f} | {core.audio_s / whole:.1f} | {core.speech_s / whole:.1f} |")
+    return whole
+
+
+def report_chain(settings: Settings, core: Core, limit_s: float, calls: int) -> None:
+    """Run calls through Kafka and a worker; print throughput, memory and latency."""
+    with tempfile.TemporaryDirectory() as name, EmbeddedBroker(settings.cache_dir) as broker:
+        here = msgspec.structs.replace(settings, broker=broker.bootstrap)
+        asyncio.run(create_topics(here))
+        with pinned_worker(here, Path(name)) as usage:
+            asyncio.run(send_and_follow(here, ["warm-up"], realtime=False))
+            before_s, _ = usage()
+            began_s = time.monotonic()
+            asyncio.run(send_and_follow(here, [f"call-{number}" for number in range(calls)], realtime=False))
+            elapsed_s, (after_s, peak_mb) = time.monotonic() - began_s, usage()
+            asyncio.run(send_and_follow(here, ["live"], realtime=True))
+            latency = asyncio.run(latencies_ms(here, "live"))
+    spent_s = after_s - before_s
+    print(
+        f"\nchain, {calls} calls at once: {calls * core.audio_s / spent_s:.1f} audio s per CPU s, {elapsed_s:.1f} s elapsed, ",
+        end="",
+    )
+    print(f"{spent_s / (calls * limit_s):.2f} times the CPU of the limit; peak memory of the worker {peak_mb:.0f} MB")
+    print("\n| partial results of a live call | p50 ms | p99 ms | count |\n|---|---|---|---|")
+    for technology, values in latency.items():
+        print(f"| {technology.value} | {statistics.median(values):.0f} | {np.percentile(values, 99):.0f} | {len(values)} |")
+
+
+def main() -> None:
+    """Measure and print."""
+    settings = load()
+    print(describe())
+    core = Core(settings)
+    report_chain(settings, core, report_core(core), int(sys.argv[1]) if len(sys.argv) > 1 else 8)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""`callstream demo`: everything on one machine, on real input."""

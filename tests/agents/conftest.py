@@ -1,0 +1,38 @@
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents import comparison, extraction, gender, language, vad
+from pipeline.settings import Settings
+from tests.harness import Bench, bench_settings
+
+OpenBench = Callable[..., AbstractAsyncContextManager[Bench]]
+
+
+class EmptyWatchlist:
+    """In place of Kafka's compacted topic, which the broker tests read."""
+
+    def __init__(self, _settings: Settings) -> None:
+        self.entries: dict[str, Any] = {}
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+@pytest.fixture
+def open_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenBench:
+    """A bench with every stage; keyword arguments are settings."""
+    monkeypatch.setattr(comparison, "WatchlistFollower", EmptyWatchlist)
+
+    @asynccontextmanager
+    async def opened(**changed: Any) -> AsyncIterator[Bench]:
+        settings = bench_settings(tmp_path, language_model="tiny", **changed)
+        stages = [stage for module in (vad, extraction, language, gender, comparison) for stage in module.stages(settings)]
+        async with Bench(settings, *stages) as bench:
+            yield bench
+
+    return opened

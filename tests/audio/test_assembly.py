@@ -1,0 +1,134 @@
+from itertools import pairwise
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.audio.assembly import CallAssembler
+from schemas.errors import DeadLetterType
+from schemas.media import AudioFormat, Encoding, MediaChunk
+
+FORMAT = AudioFormat(Encoding.PCM_S16LE, 8000, 1)
+S = FORMAT.bytes_per_s
+
+
+def chunk(
+    sequence: int, audio: bytes, *, end: bool = False, position: int | None = None, audio_format: AudioFormat = FORMAT
+) -> MediaChunk:
+    return MediaChunk("call", sequence, audio_format, audio, position, end)
+
+
+def assembler(window_s: float = 5.0, max_gap_s: float = 60.0) -> CallAssembler[int]:
+    return CallAssembler(window_s, max_gap_s, 3600.0)
+
+
+def cut(audio: bytes, cuts: list[int]) -> list[MediaChunk]:
+    """The call cut at these places, each chunk with its position, the last with the end."""
+    places = sorted({0, len(audio), *(place % (len(audio) + 1) for place in cuts)})
+    pieces = list(pairwise(places))
+    return [chunk(n, audio[a:b], end=n == len(pieces) - 1, position=a) for n, (a, b) in enumerate(pieces)]
+
+
+audio_strategy = st.binary(min_size=1, max_size=400)
+cuts_strategy = st.lists(st.integers(0, 400), max_size=20)
+
+
+@given(audio_strategy, cuts_strategy, st.randoms(use_true_random=False))
+def test_cut_shuffled_and_repeated_chunks_give_the_call_back(audio: bytes, cuts: list[int], random: Random) -> None:
+    chunks = cut(audio, cuts)
+    sent = chunks + random.choices(chunks, k=3)
+    random.shuffle(sent)
+    calls = assembler()
+    heard = b"".join(calls.put(one, n).audio for n, one in enumerate(sent))
+    assert heard == audio
+    assert calls.ended
+    assert calls.missing_bytes == []
+
+
+@given(audio_strategy, cuts_strategy, st.data())
+def test_a_dropped_chunk_with_position_is_the_same_bytes_silenced(audio: bytes, cuts: list[int], data: st.DataObject) -> None:
+    chunks = cut(audio, cuts)
+    if len(chunks) < 2:
+        return
+    lost = data.draw(st.integers(0, len(chunks) - 2))
+    calls = assembler()
+    heard = b"".join(calls.put(one, 0).audio for n, one in enumerate(chunks) if n != lost) + calls.finish().audio
+    start, length = chunks[lost].position or 0, len(chunks[lost].audio)
+    assert heard == audio[:start] + bytes(length) + audio[start + length :]
+    assert calls.missing_bytes == [(start, start + length)]
+
+
+def test_a_lost_chunk_without_position_is_as_long_as_the_one_before_it() -> None:
+    calls = assembler()
+    calls.put(chunk(0, b"\1" * 100), 0)
+    calls.put(chunk(1, b"\1" * 40), 0)
+    taken = calls.put(chunk(4, b"\1" * 10, end=True), 0)
+    assert taken.audio == b""
+    assert calls.finish().audio == bytes(80) + b"\1" * 10
+    assert calls.missing_bytes == [(140, 220)]
+
+
+def test_the_window_is_waited_through_and_then_no_longer() -> None:
+    calls = assembler(window_s=1.0)
+    calls.put(chunk(0, b"\1" * 100), 0)
+    assert calls.put(chunk(2, b"\2" * S), 0).audio == b""
+    assert len(calls.put(chunk(3, b"\3" * 2), 0).audio) == 100 + S + 2
+    late = calls.put(chunk(1, b"\1" * 100), 7)
+    assert [(one.origin, one.type) for one in late.rejected] == [(7, DeadLetterType.CHUNK_LATE)]
+
+
+def test_what_comes_after_the_end_is_turned_away_but_repetition_is_not() -> None:
+    calls = assembler()
+    calls.put(chunk(0, b"\1" * 100, end=True), 0)
+    assert calls.put(chunk(0, b"\1" * 100, end=True), 1).rejected == []
+    assert [one.type for one in calls.put(chunk(1, b"\1"), 2).rejected] == [DeadLetterType.CALL_ENDED]
+
+
+def test_chunks_beyond_the_end_that_were_waiting_are_turned_away() -> None:
+    calls = assembler()
+    assert calls.put(chunk(5, b"\1"), 5).rejected == []
+    rejected = calls.put(chunk(0, b"\1", end=True), 0).rejected
+    assert [(one.origin, one.type) for one in rejected] == [(5, DeadLetterType.CALL_ENDED)]
+
+
+def test_an_absurd_jump_is_turned_away_and_the_call_goes_on() -> None:
+    calls = assembler(window_s=0.0)
+    calls.put(chunk(0, b"\1" * S), 0)
+    assert [one.type for one in calls.put(chunk(2**40, b"\1" * 2), 9).rejected] == [DeadLetterType.GAP_TOO_LONG]
+    assert [one.type for one in calls.put(chunk(2, b"\1" * 2, position=10**12), 9).rejected] == [DeadLetterType.GAP_TOO_LONG]
+    assert calls.put(chunk(1, b"\2" * 2, end=True), 1).audio == b"\2" * 2
+    assert calls.ended
+
+
+def test_another_format_is_turned_away_and_its_time_is_kept() -> None:
+    calls = assembler()
+    calls.put(chunk(0, b"\1" * 100), 0)
+    wide = AudioFormat(Encoding.PCM_S16LE, 16000, 1)
+    assert [one.type for one in calls.put(chunk(1, b"\2" * 60, audio_format=wide), 1).rejected] == [
+        DeadLetterType.FORMAT_CHANGED
+    ]
+    assert calls.put(chunk(2, b"\3" * 10, end=True), 2).audio == bytes(100) + b"\3" * 10
+
+
+def test_an_overlapping_position_is_turned_away() -> None:
+    calls = assembler()
+    calls.put(chunk(0, b"\1" * 100, position=0), 0)
+    assert [one.type for one in calls.put(chunk(1, b"\2" * 100, position=50), 1).rejected] == [DeadLetterType.POSITION_CONFLICT]
+    assert calls.put(chunk(2, b"\3", position=200, end=True), 2).audio == bytes(100) + b"\3"
+
+
+def test_silence_of_g711_is_not_zero_bytes() -> None:
+    for encoding, silent in ((Encoding.MULAW, 0xFF), (Encoding.ALAW, 0xD5)):
+        calls = assembler()
+        audio_format = AudioFormat(encoding, 8000, 1)
+        calls.put(chunk(0, b"\1", position=0, audio_format=audio_format), 0)
+        calls.put(chunk(2, b"\1", position=3, end=True, audio_format=audio_format), 0)
+        assert calls.finish().audio == bytes([silent, silent, 1])
+
+
+def test_a_call_of_no_end_is_ended() -> None:
+    calls: CallAssembler[int] = CallAssembler(5.0, 60.0, 2.0)
+    for sequence in range(3):
+        calls.put(chunk(sequence, b"\1" * S), sequence)
+    assert calls.ended
+    assert calls.position == 2 * S

@@ -1,0 +1,148 @@
+"""Runs stages without Kafka: every record that one publishes reaches those that read its topic, in order."""
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from pipeline.delivery import PartitionOrder, Receipt
+from pipeline.publishing import Publisher, dead_letter
+from pipeline.records import DeadLetterError, OutgoingRecord, Record, headers_of
+from pipeline.sample import sample_path
+from pipeline.settings import Settings
+from pipeline.stage import Stage
+from schemas.errors import DeadLetterType
+from schemas.media import Header
+
+
+class LocalFrame:
+    """The frame's side of one stage; `acknowledged` lists the offsets that were given back, by topic."""
+
+    def __init__(self, bench: "Bench", stage: Stage) -> None:
+        self.settings = bench.settings
+        self.publisher: Publisher = bench
+        self.stage = stage
+        self.bench = bench
+        self.caught_up = True
+        self.order: dict[str, PartitionOrder] = defaultdict(PartitionOrder)
+        self.acknowledged: dict[str, list[int]] = defaultdict(list)
+
+    async def is_caught_up(self, topic: str, partition: int) -> bool:
+        return self.caught_up
+
+    async def submit(self, key: Hashable, job: Callable[[], Awaitable[None]]) -> None:
+        await job()
+
+    async def bury(self, record: Record, error_type: DeadLetterType, message: str) -> None:
+        await self.bench.publish([dead_letter(record, self.stage.name, error_type, message)])
+
+    def receipt(self, record: Record) -> Receipt:
+        return self.order[record.topic].issue(lambda: self.acknowledged[record.topic].append(record.offset))
+
+    async def deliver(self, record: Record) -> None:
+        receipt = self.receipt(record)
+        try:
+            await self.stage.process(record, receipt)
+        except DeadLetterError as error:
+            await self.bury(record, error.type, str(error))
+            receipt.release()
+
+
+class Bench:
+    """Stages, wired by their topics, each with one partition."""
+
+    def __init__(self, settings: Settings, *stages: Stage) -> None:
+        self.settings = settings
+        self.frames = [LocalFrame(self, stage) for stage in stages]
+        self.log: dict[str, list[Record]] = defaultdict(list)
+        self.clock_s = 1_000_000.0
+        self._undelivered: list[Record] = []
+
+    async def __aenter__(self) -> "Bench":
+        for frame in self.frames:
+            await frame.stage.start(frame)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for frame in self.frames:
+            await frame.stage.stop()
+
+    async def publish(self, records: Sequence[OutgoingRecord]) -> None:
+        for one in records:
+            self._append(one.topic, one.key, one.value, one.headers)
+
+    def _append(self, topic: str, key: bytes | None, value: bytes | None, headers: tuple[tuple[str, bytes], ...]) -> None:
+        record = Record(topic, 0, len(self.log[topic]), key, value, headers, self.clock_s)
+        self.log[topic].append(record)
+        self._undelivered.append(record)
+
+    async def produce(self, topic: str, key: bytes | None, value: bytes | None, headers: dict[Any, str] | None = None) -> None:
+        """Produce a record, as a user would, and let everything follow that does."""
+        self._append(topic, key, value, headers_of(headers or {}))
+        await self.settle()
+
+    async def settle(self) -> None:
+        while self._undelivered:
+            record = self._undelivered.pop(0)
+            for frame in self.frames:
+                if record.topic in frame.stage.topics:
+                    await frame.deliver(record)
+
+    async def tick(self) -> None:
+        for frame in self.frames:
+            await frame.stage.tick()
+        await self.settle()
+
+    def transitions(self) -> dict[tuple[str, str], list[dict[str, Any]]]:
+        """Every task's records in order, by call id and technology."""
+        found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        for record in self.log["results"]:
+            body = json.loads(record.value or b"")
+            found[body.get("call_id", body["task"]["task_id"]), body["technology"]].append(body)
+        return dict(found)
+
+    def final(self, call_id: str, technology: str) -> dict[str, Any]:
+        """A task's last record."""
+        return self.transitions()[call_id, technology][-1]
+
+    def values(self) -> dict[bytes | None, list[bytes | None]]:
+        """What is on `results`, by task."""
+        found: dict[bytes | None, list[bytes | None]] = defaultdict(list)
+        for record in self.log["results"]:
+            found[record.key].append(record.value)
+        return dict(found)
+
+    def dead_letters(self) -> list[str]:
+        """The `error-type` of every dead letter."""
+        return [record.text(Header.ERROR_TYPE) or "" for record in self.log["dead-letters"]]
+
+
+def media_headers(sequence: int, *, end: bool = False, position: int | None = None, **other: str) -> dict[Any, str]:
+    headers: dict[Any, str] = {Header.SEQUENCE: str(sequence), Header.SAMPLE_RATE: "8000", Header.CHANNELS: "2"}
+    if position is not None:
+        headers[Header.POSITION] = str(position)
+    if end:
+        headers[Header.END] = "1"
+    return headers | {name.replace("_", "-"): value for name, value in other.items()}
+
+
+def sample_audio(start_s: float = 0.0, end_s: float | None = None) -> bytes:
+    """The bundled call, two channels, 8000 Hz, PCM."""
+    frames, rate_hz = soundfile.read(sample_path(), dtype="int16", always_2d=True)
+    stop = None if end_s is None else int(end_s * rate_hz)
+    return bytes(frames[int(start_s * rate_hz) : stop].astype("<i2").tobytes())
+
+
+def bench_settings(folder: Path, **changed: Any) -> Settings:
+    return Settings(data_dir=str(folder), **changed)
+
+
+def run(coroutine: Awaitable[Any]) -> Any:
+    async def main() -> Any:
+        return await coroutine
+
+    return asyncio.run(main())

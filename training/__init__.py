@@ -1,0 +1,1 @@
+"""Training of the scoring back-ends; not part of the installed package."""
