@@ -72,6 +72,7 @@ class Lanes:
         self._lanes: dict[Hashable, deque[Callable[[], Awaitable[None]]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_crash = on_crash
+        self._cancelled = False
 
     async def submit(self, key: Hashable, job: Callable[[], Awaitable[None]]) -> None:
         """Queue a job; waits while `limit` jobs are in work or queued."""
@@ -101,7 +102,10 @@ class Lanes:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            if not self._cancelled:
+                self._on_crash(asyncio.CancelledError("a job was cancelled from outside"))
+        elif (error := task.exception()) is not None:
             self._on_crash(error)
 
     async def drain(self, timeout_s: float) -> bool:
@@ -113,6 +117,7 @@ class Lanes:
 
     def cancel(self) -> None:
         """Drop every job."""
+        self._cancelled = True
         for task in self._tasks:
             task.cancel()
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 import faust
 from faust.types import TP, StreamT
 
+from pipeline.cancellation import is_asked_for
 from pipeline.delivery import DeliveryWindow, Receipt, describe_error
 from pipeline.publishing import FaustPublisher, Publisher, dead_letter
 from pipeline.records import DeadLetterError, Record
@@ -136,7 +137,9 @@ class StageRunner:
                 if offset + 1 >= end:
                     return True
                 position = await self.app.consumer.position(place)
-        except Exception as error:  # noqa: BLE001 - a broker that does not answer says nothing about the partition
+        except (Exception, asyncio.CancelledError) as error:  # a broker that does not answer says nothing about the partition
+            if isinstance(error, asyncio.CancelledError) and is_asked_for():
+                raise
             logger.warning("cannot tell whether %s/%d is read to its end: %s", topic, partition, describe_error(error))
             return False
         return position is not None and position >= end and time.monotonic() - seen_at_s > _QUIET_S

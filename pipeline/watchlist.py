@@ -10,6 +10,7 @@ import stamina
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
+from pipeline.cancellation import is_asked_for
 from pipeline.scoring.voiceprint import Voiceprint, VoiceprintError, decode
 from pipeline.settings import Settings
 from pipeline.whole_topic import open_topic
@@ -58,7 +59,9 @@ class WatchlistFollower:
         while True:
             try:
                 await self._take(await self._consumer.getmany(timeout_ms=1000))
-            except KafkaError as error:
+            except (KafkaError, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and is_asked_for():
+                    raise
                 logger.warning("cannot read the watch list, trying again: %s", error)
                 await asyncio.sleep(1.0)
 

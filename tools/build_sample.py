@@ -1,8 +1,9 @@
 """Builds the bundled sample call from recordings of human speakers: `python -m tools.build_sample [--check]`.
 
-The recordings are the voice prompts of Asterisk as Debian packages them (8 kHz, mono, CC BY-SA 3.0). They are fetched by
-package name and checked by sha256; each prompt is trimmed, brought to one level and laid out as turns of a conversation, with
-pauses from a seeded generator. The same packages give the same samples, bit for bit.
+The recordings are the voice prompts of Asterisk as Debian packages them (8 kHz, mono; English by a woman, CC BY-SA 3.0, and
+Italian by a man, CC BY 3.0). They are fetched by package name and checked by sha256; each prompt is trimmed, brought to one
+level and laid out as turns of a conversation, with pauses from a seeded generator. The same packages give the same samples, bit
+for bit.
 """
 
 import hashlib
@@ -63,10 +64,10 @@ SOURCES = (
         "usr/share/asterisk/sounds/en_US_f_Allison",
     ),
     Source(
-        "asterisk-core-sounds-fr-wav",
+        "asterisk-core-sounds-it-wav",
         "1.6.1-1",
-        "8d4e1bc32ed5ba7fbda40841ca1825ed20cc6232724a473c90f8bb0e53e6073e",
-        "usr/share/asterisk/sounds/fr_CA_f_June",
+        "5a26638089e134b8ac39363fe249c5c93c50cd8bfdc9b2499ae61ec4a35e2fcb",
+        "usr/share/asterisk/sounds/it_IT_m_Carlo",
     ),
 )  # by channel
 

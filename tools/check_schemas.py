@@ -61,6 +61,8 @@ def _bounded_lists(definition: Schema, *fields: str) -> None:
 
 def _transition(definition: Schema) -> None:
     """`technology` tells the schema of `result` and of `partial`."""
+    for name in ("partial", "result"):
+        definition["properties"][name] = {"description": "A result; `technology` says which."}
     definition["oneOf"] = []
     for technology, kinds in RESULT_TYPES.items():
         held: Schema = _refs(kinds)[0] if len(kinds) == 1 else {"oneOf": _refs(kinds)}
@@ -202,7 +204,6 @@ def http_documents() -> dict[str, Schema]:
 
 
 _HOUR_MS = 3_600_000
-_SETTINGS = ("cleanup.policy", "retention.ms", "segment.ms", "max.message.bytes", "min.compaction.lag.ms")
 
 _INTRODUCTION = """\
 <!-- Generated from schemas/ and pipeline/topics.py by `python -m tools.check_schemas`: do not edit. -->
@@ -215,9 +216,9 @@ _INTRODUCTION = """\
 
 _READING = """\
 The value of `media` is audio and the value of `dead-letters` is the original one, so their schemas describe the headers; the
-other schemas describe the value. Header values are UTF-8 text; of those that producers write only `sequence` is required. Keys of
-a JSON value that do not apply are absent, not null, and readers ignore keys that they do not know, save in `options`, where an
-unknown key is an error.
+other schemas describe the value. Header values are UTF-8 text; of those that producers write only `sequence` is required. Keys
+of a JSON value that do not apply are absent, not null, and readers ignore keys that they do not know, save in `options`, where
+an unknown key is an error.
 """
 
 
@@ -256,12 +257,6 @@ def _topic_rows(headers: Mapping[str, Iterable[str]]) -> Iterable[Sequence[str]]
         yield f"`{topic.name}`", *_USES[topic.name], names, _kept(topic), _link(topic.name)
 
 
-def _setting_rows() -> Iterable[Sequence[str]]:
-    for topic in TOPICS:
-        config = topic.config(1)
-        yield f"`{topic.name}`", *(config.get(name, "") for name in _SETTINGS)
-
-
 def topics_page(bodies: Mapping[str, Schema]) -> str:
     """The text of docs/topics.md; `bodies` are the schemas of the HTTP bodies by name."""
     written = {
@@ -275,8 +270,6 @@ def topics_page(bodies: Mapping[str, Schema]) -> str:
         _INTRODUCTION,
         _table(("topic", "written by", "key", "value", "headers", "kept", "schema"), _topic_rows(headers)),
         _READING,
-        "## Settings\n",
-        _table(("topic", *(f"`{name}`" for name in _SETTINGS)), _setting_rows()),
         "## HTTP bodies\n",
         _table(("body", "schema"), ((schema["title"], _link(name)) for name, schema in bodies.items())),
     ]

@@ -38,7 +38,7 @@ class _Waiting(msgspec.Struct, Generic[Origin], frozen=True):
 class CallAssembler(Generic[Origin]):
     """The chunks of one call. `window_s` and `max_gap_s` are seconds of audio.
 
-    A chunk that is missing is waited for until more than `window_s` of audio stands behind it; then it is filled with
+    A chunk that is missing is waited for until one has come that begins more than `window_s` behind it; then it is filled with
     silence, of the length that the next chunk's `position` tells, else of the length of the chunk before it.
     """
 
@@ -112,8 +112,9 @@ class CallAssembler(Generic[Origin]):
     def _waits_too_long(self) -> bool:
         if not self._waiting_order or self.ended:
             return False
-        first = self._waiting[self._waiting_order[0]].chunk
-        return self._waiting_bytes > self._window_s * first.format.bytes_per_s
+        newest = self._waiting[self._waiting_order[-1]].chunk
+        behind_s = (self._waiting_bytes - len(newest.audio)) / newest.format.bytes_per_s
+        return behind_s > self._window_s
 
     def _take_ready(self) -> None:
         while self._waiting_order and self._waiting_order[0] == self.next_sequence and not self.ended:

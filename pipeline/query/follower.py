@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from pipeline.query.cancellation import is_asked_for
+from pipeline.cancellation import is_asked_for
 from pipeline.query.metrics import QueryMetrics
 from pipeline.query.records import RecordInvalidError, read_change
 from pipeline.query.view import Change, View, now_ms
@@ -112,7 +112,7 @@ class Follower:
         return None
 
     def _fail(self, error: Exception, back_off_s: float) -> None:
-        text, name = str(error), type(error).__name__
+        text, name = str(error) or "no answer in time", type(error).__name__
         self.problem = text if text.startswith(name) else f"{name}: {text}"  # aiokafka's errors name themselves
         self.caught_up = False
         logger.warning(

@@ -10,7 +10,7 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from pipeline.query.cancellation import is_asked_for
+from pipeline.cancellation import is_asked_for
 from pipeline.settings import Settings
 from schemas.media import Header
 from schemas.requests import StartTask
@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 TOPIC = "requests"
 # A record that waits longer than this is dropped by the producer itself, so that a request answered with 500 starts nothing
-# later; see request_timeout_ms in https://aiokafka.readthedocs.io/en/stable/api.html#aiokafka.AIOKafkaProducer.
-RECORD_TIMEOUT_S = 8.0
+# later (but for one that a hanging broker had already been sent: nobody can know); see request_timeout_ms in https://aiokafka.readthedocs.io/en/stable/api.html#aiokafka.AIOKafkaProducer.
+RECORD_TIMEOUT_S = 4.0  # twice, to connect and to be acknowledged, is within the answer's time
 ANSWER_TIMEOUT_S = 10.0
 RECORD_OVERHEAD_BYTES = 4096  # key, headers and the technology's name around the lists
 

@@ -1,4 +1,4 @@
-"""The bundled sample: one phone call, two channels, two languages. `ATTRIBUTION.md` beside it names its sources."""
+"""The bundled sample: one phone call, two channels, two languages, a woman and a man; `ATTRIBUTION.md` names its sources."""
 
 from pathlib import Path
 
@@ -6,7 +6,10 @@ _FOLDER = Path(__file__).resolve().parent
 
 
 def sample_path() -> Path:
-    """The sample call: FLAC, 16 bit, 8000 Hz, channel 0 English, channel 1 French, under 90 s (CC BY-SA 3.0)."""
+    """The sample call: FLAC, 16 bit, 8000 Hz, under 90 s; channel 0 English, a woman; channel 1 Italian, a man.
+
+    It is licensed under CC BY-SA 3.0.
+    """
     return _FOLDER / "call.flac"
 
 

@@ -157,6 +157,7 @@ async def test_a_repeated_sequence_counts_once_and_a_jump_is_silence(open_bench:
         for sequence in (0, 1, 1, 0, 3):
             headers = media_headers(sequence, end=sequence == 3) | ({"options": options} if sequence == 0 else {})
             await bench.produce("media", b"c", sample_audio(sequence, sequence + 1), headers)
+        await bench.tick()
     channels = bench.final("c", VAD)["result"]["channels"]
     assert [channel["missing"] for channel in channels] == [[{"start_time": 2.0, "end_time": 3.0}]] * 2
     assert bench.dead_letters() == []

@@ -72,7 +72,8 @@ def test_the_window_is_waited_through_and_then_no_longer() -> None:
     calls = assembler(window_s=1.0)
     calls.put(chunk(0, b"\1" * 100), 0)
     assert calls.put(chunk(2, b"\2" * S), 0).audio == b""
-    assert len(calls.put(chunk(3, b"\3" * 2), 0).audio) == 100 + S + 2
+    assert calls.put(chunk(3, b"\3" * 2), 0).audio == b""
+    assert len(calls.put(chunk(4, b"\4" * 2), 0).audio) == 100 + S + 2 + 2
     late = calls.put(chunk(1, b"\1" * 100), 7)
     assert [(one.origin, one.type) for one in late.rejected] == [(7, DeadLetterType.CHUNK_LATE)]
 
@@ -94,10 +95,13 @@ def test_chunks_beyond_the_end_that_were_waiting_are_turned_away() -> None:
 def test_an_absurd_jump_is_turned_away_and_the_call_goes_on() -> None:
     calls = assembler(window_s=0.0)
     calls.put(chunk(0, b"\1" * S), 0)
-    assert [one.type for one in calls.put(chunk(2**40, b"\1" * 2), 9).rejected] == [DeadLetterType.GAP_TOO_LONG]
-    assert [one.type for one in calls.put(chunk(2, b"\1" * 2, position=10**12), 9).rejected] == [DeadLetterType.GAP_TOO_LONG]
-    assert calls.put(chunk(1, b"\2" * 2, end=True), 1).audio == b"\2" * 2
-    assert calls.ended
+    calls.put(chunk(2**40, b"\1" * 2), 9)
+    rejected = calls.put(chunk(2**40 + 1, b"\1" * 2, position=10**12), 8).rejected
+    assert [(one.origin, one.type) for one in rejected] == [(9, DeadLetterType.GAP_TOO_LONG)]
+    assert calls.put(chunk(1, b"\2" * 2), 1).audio == b"\2" * 2
+    finished = calls.finish()
+    assert [(one.origin, one.type) for one in finished.rejected] == [(8, DeadLetterType.GAP_TOO_LONG)]
+    assert finished.audio == b""
 
 
 def test_another_format_is_turned_away_and_its_time_is_kept() -> None:

@@ -29,15 +29,17 @@ class Codec:
 
 def _codecs() -> list[Codec]:
     tagged = {kind for union in UNIONS.values() for kind in typing.get_args(union)}
-    codecs = [
+    as_msgpack = [
         Codec(f"{topic}-{kind.__name__}", kind, msgspec.msgpack.encode, msgspec.msgpack.Decoder(union).decode)
         for topic, union in UNIONS.items()
         for kind in typing.get_args(union)
     ]
-    for kind in all_structs():
-        if kind not in tagged:
-            codecs.append(Codec(kind.__name__, kind, msgspec.json.encode, msgspec.json.Decoder(kind).decode))
-    return codecs
+    as_json = [
+        Codec(kind.__name__, kind, msgspec.json.encode, msgspec.json.Decoder(kind).decode)
+        for kind in all_structs()
+        if kind not in tagged
+    ]
+    return as_msgpack + as_json
 
 
 CODECS = _codecs()

@@ -67,7 +67,9 @@ VAD = VadResult([VadChannel(0, 5.47, SEGMENTS), VadChannel(1, 0.0, [], [MissingA
 VOICEPRINTS = VoiceprintResult([VoiceprintChannel(0, VOICEPRINT, 5.47, "model-1")])
 LANGUAGES = LanguageResult(
     [
-        LanguageChannel(0, 5.47, [LanguageScore("cs", IdentifierType.LANGUAGE, 0.98), LanguageScore("en", IdentifierType.LANGUAGE, 0.02)]),
+        LanguageChannel(
+            0, 5.47, [LanguageScore("cs", IdentifierType.LANGUAGE, 0.98), LanguageScore("en", IdentifierType.LANGUAGE, 0.02)]
+        ),
         LanguageChannel(1, 0.0, []),
     ]
 )
@@ -76,8 +78,12 @@ GENDER_CALL = GenderCallResult([GenderChannel(0, 5.47, MALE, FEMALE), GenderChan
 GENDER = GenderResult([GenderVoiceprint(5.47, MALE, FEMALE), GenderVoiceprint(0.0)])
 MATRIX = ComparisonResult(ScoreMatrix(3, 2, [3.0, 1.5, -2.25, 8.0, 0.0, 1e-05]))
 CALL_MATRIX = ComparisonResult(ScoreMatrix(1, 2, [4.5, -4.5]), [0], ["compare_with/0", "watchlist/anna"])
-MISSING_TASK = ErrorDetail(["path", "task_id"], "Task not found.", DetailType.TASK_NOT_FOUND, {"task_id": UUID, "limits": [1, 2.5, True]})
-REJECTION = TaskError(TaskErrorType.VALIDATION, "Task validation error.", [ErrorDetail(["voiceprints", 0], "no voiceprint", "x")])
+MISSING_TASK = ErrorDetail(
+    ["path", "task_id"], "Task not found.", DetailType.TASK_NOT_FOUND, {"task_id": UUID, "limits": [1, 2.5, True]}
+)
+REJECTION = TaskError(
+    TaskErrorType.VALIDATION, "Task validation error.", [ErrorDetail(["voiceprints", 0], "no voiceprint", "x")]
+)
 FAILURE = TaskError(TaskErrorType.INTERNAL, "Service error.")
 OPTIONS = CallOptions([Technology.VOICE_ACTIVITY_DETECTION], ["cs", "pt-BR"], [VOICEPRINT], "correlation-1")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas.media import CallOptions
@@ -18,8 +18,7 @@ from tests.schemas.strategies import IN_PROCESS, of
 REFUSALS = (msgspec.DecodeError, UnicodeDecodeError)
 _DEPTH = 100_000
 
-settings.register_profile("schemas", deadline=None, max_examples=40)
-PROFILE = settings.get_profile("schemas")
+PROFILE = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 
 every_codec = pytest.mark.parametrize("codec", CODECS, ids=[codec.name for codec in CODECS])
 on_the_wire = [codec for codec in CODECS if codec.kind not in IN_PROCESS]
