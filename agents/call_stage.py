@@ -10,7 +10,7 @@ import msgspec
 
 from pipeline.delivery import Receipt
 from pipeline.options import known_tasks
-from pipeline.records import DeadLetterError, OutgoingRecord, Record
+from pipeline.records import UNDECODABLE, DeadLetterError, OutgoingRecord, Record
 from pipeline.settings import Settings
 from pipeline.stage import Frame
 from pipeline.transitions import TaskLog, failed
@@ -153,5 +153,5 @@ class CallStage(Generic[Evidence]):
 def _decode(record: Record) -> PrintRecord:
     try:
         return _DECODER.decode(record.value or b"")
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise DeadLetterError(DeadLetterType.RECORD_INVALID, f"not a prints record: {error}") from None

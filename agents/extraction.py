@@ -16,7 +16,7 @@ from pipeline.delivery import Receipt
 from pipeline.models.manifest import load_manifest
 from pipeline.models.models import ModelSet
 from pipeline.models.registry import fetch
-from pipeline.records import DeadLetterError, OutgoingRecord, Record
+from pipeline.records import UNDECODABLE, DeadLetterError, OutgoingRecord, Record
 from pipeline.scoring.languages import MIN_SPEECH_S
 from pipeline.scoring.voiceprint import MODEL, VoiceprintSum, encode, from_embeddings, pack, unpack
 from pipeline.settings import Settings
@@ -88,7 +88,7 @@ class ExtractionStage:
         """Extract one utterance; pass on what begins and ends a call."""
         try:
             speech = _DECODER.decode(record.value or b"")
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise DeadLetterError(DeadLetterType.RECORD_INVALID, f"not a speech record: {error}") from None
         value = record.value
         if isinstance(speech, Utterance):

@@ -112,7 +112,8 @@ def _watch(runners: Sequence[StageRunner], grace_period_s: float) -> None:
     while not any(runner.app.should_stop for runner in runners):
         pause.wait(_WATCH_EVERY_S)
         for runner in runners:
-            if fault := coordinator_fault(runner.app):
+            fault = coordinator_fault(runner.app)
+            if fault is not None and not runner.app.should_stop:
                 logger.critical("agent %s: %s; the process ends, start it again", runner.stage.name, fault)
                 os._exit(EXIT_ZOMBIE)
     pause.wait(grace_period_s + _LAST_WORDS_S)

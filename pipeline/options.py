@@ -2,7 +2,8 @@
 
 import msgspec
 
-from schemas.media import CallOptions
+from pipeline.records import UNDECODABLE
+from schemas.media import CallOptions, GivenOptions
 from schemas.tasks import Technology
 
 
@@ -27,10 +28,10 @@ def read_options(text: str | None) -> CallOptions:
     if text is None:
         return CallOptions()
     try:
-        options = msgspec.json.decode(text, type=CallOptions)
+        options = msgspec.json.decode(text, type=GivenOptions)
     except msgspec.ValidationError as error:
         raise OptionsError(f"options: {error}", _named_technologies(text)) from None
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise OptionsError(f"options is not JSON: {error}", BY_DEFAULT) from None
     if options.technologies is not None and not options.technologies:
         raise OptionsError("options: technologies is empty", BY_DEFAULT)

@@ -17,8 +17,10 @@ from schemas.media import (
     MediaChunk,
 )
 
+UNDECODABLE = (ValueError, RecursionError)  # what msgspec raises for hostile bytes
+
 _MAX_COUNT = 2**53  # what JSON and every client can hold exactly
-_WHOLE_NUMBER = re.compile(r"\d{1,16}")
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,16}")
 
 
 class DeadLetterError(Exception):

@@ -4,7 +4,7 @@ import uuid
 
 import msgspec
 
-from pipeline.records import DeadLetterError, Record
+from pipeline.records import UNDECODABLE, DeadLetterError, Record
 from pipeline.scoring.voiceprint import Voiceprint, VoiceprintError, decode
 from pipeline.transitions import TaskLog, derived_correlation_id
 from schemas.errors import DeadLetterType, ErrorDetail
@@ -27,7 +27,7 @@ def read_start_task(record: Record) -> tuple[Technology, StartTask]:
     """Read a request and tell whose it is. Raises DeadLetterError."""
     try:
         request = msgspec.json.decode(record.value or b"", type=StartTask)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise DeadLetterError(DeadLetterType.REQUEST_INVALID, f"not a start-task request: {error}") from None
     technology = request.technology or _told_by_lists(request)
     if technology not in (Technology.GENDER_IDENTIFICATION, Technology.VOICEPRINT_COMPARISON):

@@ -9,6 +9,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.errors import KafkaError
 
+from pipeline.records import UNDECODABLE
 from pipeline.settings import Settings
 from pipeline.whole_topic import open_topic
 from schemas.results import Transition
@@ -45,7 +46,7 @@ async def read_transitions(consumer: AIOKafkaConsumer) -> AsyncIterator[tuple[Tr
 def _decode(record: ConsumerRecord[Any, Any]) -> Transition | None:
     try:
         return msgspec.json.decode(record.value or b"", type=Transition)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         click.echo(f"callstream: {record.topic}/{record.partition}/{record.offset} is no transition, left out", err=True)
         return None
 

@@ -11,7 +11,8 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from pipeline.cancellation import is_asked_for
-from pipeline.scoring.voiceprint import Voiceprint, VoiceprintError, decode
+from pipeline.records import UNDECODABLE
+from pipeline.scoring.voiceprint import Voiceprint, decode
 from pipeline.settings import Settings
 from pipeline.whole_topic import open_topic
 from schemas.stream import WatchlistEntry
@@ -77,7 +78,7 @@ class WatchlistFollower:
             return
         try:
             self.entries[subject] = decode(msgspec.json.decode(record.value, type=WatchlistEntry).voiceprint)
-        except (msgspec.DecodeError, VoiceprintError) as error:
+        except UNDECODABLE as error:
             # Logged, not buried: every worker reads the whole list at every start.
             place = f"{record.topic}/{record.partition}/{record.offset}"
             logger.warning("watch list: the entry of %s at %s is no voiceprint and is left out: %s", subject, place, error)

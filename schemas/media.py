@@ -62,13 +62,20 @@ class AudioFormat(msgspec.Struct, frozen=True):
         return self.frame_bytes * self.sample_rate_hz
 
 
-class CallOptions(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The `options` header of a call's chunk 0. Languages are RFC 5646 tags; voiceprints are Base64."""
+class CallOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a call asks for. Languages are RFC 5646 tags; voiceprints are Base64.
+
+    Agents pass it on among themselves and skip what they do not know yet, so that versions can run beside each other.
+    """
 
     technologies: list[Technology] | None = None
     languages: list[str] | None = None
     compare_with: list[str] = []
     correlation_id: str | None = None
+
+
+class GivenOptions(CallOptions, frozen=True, forbid_unknown_fields=True):
+    """The `options` header of a call's chunk 0: a key that nobody knows is refused, for it may be a misspelt one."""
 
 
 class MediaChunk(msgspec.Struct, frozen=True):

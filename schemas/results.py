@@ -67,20 +67,17 @@ class IdentifierType(enum.StrEnum):
 
 
 class LanguageScore(msgspec.Struct, frozen=True):
-    """Probability of one language (RFC 5646 tag), 5 decimals."""
+    """Probability of one language (RFC 5646 tag), five decimals."""
 
     identifier: str
     identifier_type: IdentifierType
     probability: float
 
 
-class LanguageGroupScore(msgspec.Struct, frozen=True):
-    """Probability of a group: the exact sum of its languages."""
+class LanguageOrGroupScore(LanguageScore, frozen=True, omit_defaults=True):
+    """Probability of a language, or of a group: then the exact sum of its `languages`."""
 
-    identifier: str
-    identifier_type: IdentifierType
-    probability: float
-    languages: list[LanguageScore]
+    languages: list[LanguageScore] | msgspec.UnsetType = msgspec.UNSET
 
 
 class LanguageChannel(msgspec.Struct, frozen=True):
@@ -88,7 +85,7 @@ class LanguageChannel(msgspec.Struct, frozen=True):
 
     channel_number: int
     speech_length: float
-    scores: list[LanguageScore]
+    scores: list[LanguageOrGroupScore]
 
 
 class LanguageResult(msgspec.Struct, frozen=True):

@@ -58,7 +58,7 @@ class System:
             "CALLSTREAM_IDLE_TIMEOUT_S": str(settings.idle_timeout_s),
             "CALLSTREAM_DATA_DIR": str(folder / "data"),
         }
-        self._broker = {"bootstrap.servers": settings.broker}
+        self._broker = {"bootstrap.servers": settings.broker, "log_level": "0"}
         self._producer = Producer(self._broker | {"message.max.bytes": "4000000", "partitioner": "murmur2_random"})
         self._started: list[Process] = []
 
@@ -177,6 +177,7 @@ def wait_url(process: Process) -> str:
 @contextlib.contextmanager
 def open_system(settings: Settings, folder: Path) -> Iterator[System]:
     """Creates the topics; ends what was started."""
+    folder.mkdir(parents=True, exist_ok=True)
     system = System(settings, folder)
     created = system.run("topics")
     assert created.returncode == 0, created.stderr

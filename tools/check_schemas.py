@@ -78,6 +78,7 @@ def _task_answer(definition: Schema) -> None:
 _REFINEMENTS: dict[str, Callable[[Schema], None]] = {
     "TaskInfo": lambda definition: definition["properties"]["task_id"].update(format="uuid"),
     "CallOptions": lambda definition: _voiceprints(definition, "compare_with"),
+    "GivenOptions": lambda definition: _voiceprints(definition, "compare_with"),
     "StartTask": lambda definition: _voiceprints(definition, "voiceprints", "voiceprints_a", "voiceprints_b"),
     "GenderRequest": lambda definition: _bounded_lists(definition, "voiceprints"),
     "ComparisonRequest": lambda definition: _bounded_lists(definition, "voiceprints_a", "voiceprints_b"),
@@ -134,7 +135,7 @@ def media_headers() -> dict[Header, Schema]:
     default = media.AudioFormat()
     rates = [str(rate_hz) for rate_hz in media.SAMPLE_RATES_HZ]
     channels = [str(count) for count in range(1, media.MAX_CHANNELS + 1)]
-    options = {"contentMediaType": "application/json", "contentSchema": {"$ref": "#/$defs/CallOptions"}}
+    options = {"contentMediaType": "application/json", "contentSchema": {"$ref": "#/$defs/GivenOptions"}}
     return {
         Header.SEQUENCE: _text("Chunk number in the call: 0, 1, 2 … without gaps.", pattern=_WHOLE_NUMBER),
         Header.ENCODING: _text("How samples are written.", enum=[e.value for e in Encoding], default=default.encoding.value),
@@ -182,7 +183,7 @@ def topic_documents() -> dict[str, Schema]:
     kept = "All are UTF-8 text. The original record's headers follow; its key and value are untouched."
     buried = dead_letters_headers()
     return {
-        "media": headers_document("Headers of a media record", audio, media_headers(), [Header.SEQUENCE], [media.CallOptions]),
+        "media": headers_document("Headers of a media record", audio, media_headers(), [Header.SEQUENCE], [media.GivenOptions]),
         "requests": json_document("Value of a requests record", requests.StartTask),
         "speech": msgpack_document("Value of a speech record", stream.SpeechRecord),
         "prints": msgpack_document("Value of a prints record", stream.PrintRecord),
@@ -211,7 +212,7 @@ _INTRODUCTION = """\
 # Topics
 
 `callstream topics` creates them, each with the same number of partitions (`CALLSTREAM_PARTITIONS`), under names that begin with
-`CALLSTREAM_TOPIC_PREFIX`. A call's records have one key, so they stay in order and in one partition of every topic.
+`CALLSTREAM_TOPIC_PREFIX`. In `media`, `speech` and `prints` a call's records have its id as key, so they stay in order.
 """
 
 _READING = """\

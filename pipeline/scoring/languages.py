@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.results import IdentifierType, LanguageScore
+from schemas.results import IdentifierType, LanguageOrGroupScore
 
 Float64 = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ class LanguageEvidence:
         self._sum = weighted if self._sum is None else self._sum + weighted
         self._weight_s += speech_s
 
-    def scores(self, labels: Sequence[str], allowed: Sequence[str]) -> list[LanguageScore]:
+    def scores(self, labels: Sequence[str], allowed: Sequence[str]) -> list[LanguageOrGroupScore]:
         """Scores among the allowed labels, most probable first; none when there was too little speech."""
         if self._sum is None or self.speech_s < MIN_SPEECH_S:
             return []

@@ -100,6 +100,6 @@ class VoiceprintSum:
         self.speech_s += voiceprint.speech_s
 
     def merged(self) -> Voiceprint:
-        """The voiceprint of all that was added."""
+        """The voiceprint of all that was added, as exact as when it is sent: a call scores like its voiceprint."""
         total = self._sum.astype(np.float32)
-        return from_embeddings(total[:SPEAKER_DIMENSION], total[SPEAKER_DIMENSION:], self.speech_s)
+        return unpack(pack(from_embeddings(total[:SPEAKER_DIMENSION], total[SPEAKER_DIMENSION:], self.speech_s)))

@@ -54,7 +54,7 @@ async def test_results_say_what_the_sample_holds(open_bench: OpenBench) -> None:
         ]
         assert round(1000 * channel["speech_length"]) == sum(lengths_ms)
     languages = bench.final("call-1", LANGUAGE)["result"]["channels"]
-    assert [channel["scores"][0]["identifier"] for channel in languages] == ["en", "fr"]
+    assert [channel["scores"][0]["identifier"] for channel in languages] == ["en", "it"]
     assert all(round(sum(s["probability"] for s in channel["scores"]), 9) == 1 for channel in languages)
     voiceprints = bench.final("call-1", VOICEPRINT)["result"]["channels"]
     for channel, spoken in zip(voiceprints, speech, strict=True):

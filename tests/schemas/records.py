@@ -18,7 +18,7 @@ from schemas.http import (
     VadAnswer,
     VoiceprintAnswer,
 )
-from schemas.media import CallOptions
+from schemas.media import CallOptions, GivenOptions
 from schemas.requests import ComparisonRequest, GenderRequest, StartTask
 from schemas.results import (
     ComparisonResult,
@@ -30,6 +30,7 @@ from schemas.results import (
     IdentifierType,
     LanguageChannel,
     LanguageResult,
+    LanguageOrGroupScore,
     LanguageScore,
     MissingAudio,
     ScoreMatrix,
@@ -65,11 +66,10 @@ DONE = _task(TaskState.DONE)
 SEGMENTS = [Segment(SegmentType.VOICE, 0.5, 2.0), Segment(SegmentType.VOICE, 3.43, 7.4)]
 VAD = VadResult([VadChannel(0, 5.47, SEGMENTS), VadChannel(1, 0.0, [], [MissingAudio(1.0, 1.25)])])
 VOICEPRINTS = VoiceprintResult([VoiceprintChannel(0, VOICEPRINT, 5.47, "model-1")])
+ENGLISH = LanguageOrGroupScore("english", IdentifierType.GROUP, 0.02, [LanguageScore("en", IdentifierType.LANGUAGE, 0.02)])
 LANGUAGES = LanguageResult(
     [
-        LanguageChannel(
-            0, 5.47, [LanguageScore("cs", IdentifierType.LANGUAGE, 0.98), LanguageScore("en", IdentifierType.LANGUAGE, 0.02)]
-        ),
+        LanguageChannel(0, 5.47, [LanguageOrGroupScore("cs", IdentifierType.LANGUAGE, 0.98), ENGLISH]),
         LanguageChannel(1, 0.0, []),
     ]
 )
@@ -134,8 +134,8 @@ JSON_RECORDS = {
     "requests-comparison": Golden(
         StartTask(Technology.VOICEPRINT_COMPARISON, voiceprints_a=[VOICEPRINT], voiceprints_b=[VOICEPRINT]), StartTask
     ),
-    "options": Golden(OPTIONS, CallOptions),
-    "options-default": Golden(CallOptions(), CallOptions),
+    "options": Golden(GivenOptions(*msgspec.structs.astuple(OPTIONS)), GivenOptions),
+    "options-default": Golden(GivenOptions(), GivenOptions),
     "watchlist": Golden(WatchlistEntry(VOICEPRINT, "Anna Nováková"), WatchlistEntry),
     "watchlist-unnamed": Golden(WatchlistEntry(VOICEPRINT), WatchlistEntry),
 }

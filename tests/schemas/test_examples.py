@@ -50,18 +50,11 @@ def _assert_read(title: str, example: dict[str, Any]) -> None:
         assert _without_empty(written) == _without_empty(example), kind.__name__
 
 
-def _holds_group(example: dict[str, Any]) -> bool:
-    return '"identifier_type": "group"' in json.dumps(example)
-
-
 KEPT = _examples(HERE / "examples.json")
 
 
 @pytest.mark.parametrize(("title", "example"), KEPT, ids=[f"{title} {index}" for index, (title, _) in enumerate(KEPT)])
-def test_example(title: str, example: dict[str, Any], request: pytest.FixtureRequest) -> None:
-    if _holds_group(example):
-        reason = "LanguageChannel.scores has no place for the `languages` of a group"
-        request.applymarker(pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True))
+def test_example(title: str, example: dict[str, Any]) -> None:
     _assert_read(title, example)
 
 
@@ -72,5 +65,4 @@ def test_every_example_of_the_pages_is_kept() -> None:
     kept = [example for _, example in KEPT]
     assert [example for _, example in published if example not in kept] == []
     for title, example in published:
-        if not _holds_group(example):
-            _assert_read(title, example)
+        _assert_read(title, example)

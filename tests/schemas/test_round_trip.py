@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas.media import CallOptions
+from schemas.media import GivenOptions
 from schemas.requests import StartTask
 from schemas.stream import CallEnd, SpeechRecord
 from tests.schemas.codecs import CODECS, Codec
@@ -61,7 +61,7 @@ def test_unknown_keys_are_ignored_save_in_options(codec: Codec, data: st.DataObj
     value = data.draw(of(codec.kind))
     keys: dict[str, Any] = msgspec.json.decode(codec.encode(value))
     extended = msgspec.json.encode(keys | {"not a key of ours": data.draw(st.sampled_from([1, "a", None, [{}]]))})
-    if codec.kind is CallOptions:
+    if codec.kind is GivenOptions:
         with pytest.raises(msgspec.ValidationError, match="unknown field"):
             codec.decode(extended)
     else:
@@ -117,4 +117,4 @@ def test_endless_nesting_is_a_recursion_error() -> None:
 @pytest.mark.parametrize("key", ["technology", "language", "sensitivity", "Technologies"])
 def test_options_refuse_an_unknown_key(key: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=f"unknown field `{key}`"):
-        msgspec.json.decode(msgspec.json.encode({key: ["en"]}), type=CallOptions)
+        msgspec.json.decode(msgspec.json.encode({key: ["en"]}), type=GivenOptions)
