@@ -39,7 +39,9 @@ class LanguageEvidence:
         units = _to_units(probabilities / probabilities.sum())
         order = sorted(range(len(allowed)), key=lambda index: (-units[index], allowed[index]))
         return [
-            LanguageScore(allowed[index], IdentifierType.LANGUAGE, units[index] / _UNITS) for index in order if units[index]
+            LanguageOrGroupScore(allowed[index], IdentifierType.LANGUAGE, units[index] / _UNITS)
+            for index in order
+            if units[index]
         ]
 
 
