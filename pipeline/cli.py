@@ -1,6 +1,7 @@
 """The command line: one command each for the broker, the topics, the agents, the query service, and for trying it all."""
 
 import asyncio
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ class _Callstream(click.Group):
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
         try:
             ctx.obj = load()
+            # What matters of it comes as an error of ours; a worker sets its own levels.
+            logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
             return super().invoke(ctx)
         except SettingsError as error:
             _say(str(error))

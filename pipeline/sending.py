@@ -184,6 +184,7 @@ def known_task_ids(call_id: str, options: str | None) -> dict[Technology, str]:
 
 async def send_files(settings: Settings, paths: Sequence[Path], how: SendOptions, *, as_json: bool) -> None:
     """Send files one after another and print their task ids. Raises SendError."""
+    known_task_ids("", how.options)  # or nothing is sent
     async with CallSender(settings) as sender:
         for path in paths:
             call = await sender.send(path, how)

@@ -34,6 +34,8 @@ class WatchlistFollower:
         """Read the list to its end, then go on following it."""
         async for attempt in stamina.retry_context(on=(KafkaError, OSError), attempts=None, timeout=None, wait_max=5.0):
             with attempt:
+                if attempt.num > 1:
+                    logger.warning("the watch list cannot be read from %s yet, trying again", self._bootstrap)
                 await self._read_to_end()
         self._task = asyncio.create_task(self._follow())
 

@@ -5,17 +5,23 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import UnknownTopicOrPartitionError
 
 
-async def partitions_of(bootstrap: str, topic: str) -> list[TopicPartition]:
+async def described_partitions(admin: AIOKafkaAdminClient, topic: str) -> list[TopicPartition]:
     """The partitions of a topic. Raises UnknownTopicOrPartitionError, and KafkaError when no broker answers."""
+    # All topics are asked for: to name one that is missing may create it (auto.create.topics.enable).
+    for described in await admin.describe_topics():
+        if described["topic"] == topic and described["partitions"]:
+            return sorted(TopicPartition(topic, each["partition"]) for each in described["partitions"])
+    raise UnknownTopicOrPartitionError(f"topic {topic} is missing; `callstream topics` creates it")
+
+
+async def partitions_of(bootstrap: str, topic: str) -> list[TopicPartition]:
+    """The same with a connection of its own."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
     try:
-        for described in await admin.describe_topics([topic]):
-            if described["topic"] == topic and described["partitions"]:
-                return sorted(TopicPartition(topic, each["partition"]) for each in described["partitions"])
+        await admin.start()
+        return await described_partitions(admin, topic)
     finally:
         await admin.close()
-    raise UnknownTopicOrPartitionError(f"topic {topic} is not there: run `callstream topics`")
 
 
 async def open_topic(bootstrap: str, topic: str, *, from_begin: bool) -> tuple[AIOKafkaConsumer, list[TopicPartition]]:

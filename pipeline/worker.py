@@ -1,12 +1,29 @@
 """`callstream worker`: the agents of one process."""
 
+import asyncio
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import stamina
+from aiokafka.errors import KafkaError
 
 from pipeline.app import CallstreamWorker, UnknownAgentError, build_app, installed_agents
+from pipeline.delivery import describe_error
 from pipeline.settings import Settings
 from pipeline.stage import StageRunner
+from pipeline.whole_topic import partitions_of
+
+logger = logging.getLogger(__name__)
+
+# Faust builds DEBUG records for every message unless told not to; stamina's retries are said by those who retry.
+_LEVELS_OF_OTHERS = {
+    "faust": logging.WARNING,
+    "mode": logging.WARNING,
+    "aiokafka": logging.CRITICAL,  # what matters of it is said by those who wait, retry or watch
+    "asyncio": logging.WARNING,
+    "stamina": logging.ERROR,
+}
 
 
 def chosen_runners(names: Sequence[str], settings: Settings) -> list[StageRunner]:
@@ -19,12 +36,26 @@ def chosen_runners(names: Sequence[str], settings: Settings) -> list[StageRunner
     return [StageRunner(build_app(stage.name, settings), stage, settings) for stage in stages]
 
 
+async def wait_for_topics(settings: Settings, names: Iterable[str]) -> None:
+    """Wait until a broker answers and holds these topics; say what is lacking each time."""
+    for name in sorted(names):
+        async for attempt in stamina.retry_context(on=(KafkaError, OSError), attempts=None, timeout=None, wait_max=5.0):
+            with attempt:
+                try:
+                    await partitions_of(settings.broker, settings.topic(name))
+                except (KafkaError, OSError) as error:
+                    logger.warning("waiting for %s on %s: %s", settings.topic(name), settings.broker, describe_error(error))
+                    raise
+
+
 def run(names: Sequence[str], settings: Settings) -> int:
     """Run the agents until SIGTERM or SIGINT; the exit code is 0 when the process was asked to end."""
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for name in ("faust", "mode", "aiokafka", "asyncio"):
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
-    worker = CallstreamWorker(chosen_runners(names, settings), settings)
+    for name in _LEVELS_OF_OTHERS:
+        logging.getLogger(name).setLevel(max(_LEVELS_OF_OTHERS[name], logging.getLevelName(settings.log_level)))
+    runners = chosen_runners(names, settings)
+    asyncio.run(wait_for_topics(settings, {topic for runner in runners for topic in runner.stage.topics}))
+    worker = CallstreamWorker(runners, settings)
     try:
         worker.execute_from_commandline()
     except SystemExit as end:

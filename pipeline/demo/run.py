@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import signal
 import socket
 import sys
@@ -236,7 +235,6 @@ async def _run(demo: Demo, settings: Settings, *, keep: bool) -> int:
 def run_demo(settings: Settings, files: Sequence[Path], *, keep: bool, realtime: bool, as_json: bool) -> int:
     """Run the demo; 0 when all tasks are done, 1 when one is not or something cannot be started. Leaves nothing running."""
     demo = Demo(settings, files, realtime=realtime, as_json=as_json)
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what matters of it comes as an error of ours
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory(prefix="callstream-demo-") as folder, _backend(demo, Path(folder)) as here:
@@ -244,6 +242,6 @@ def run_demo(settings: Settings, files: Sequence[Path], *, keep: bool, realtime:
     except KeyboardInterrupt:
         demo.say("stopped")
         return 0 if keep and demo.calls and all(call.is_done for call in demo.calls.values()) else 1
-    except (BrokerError, DemoError, ModelError, SendError, TopicsError, WatchError, aiohttp.ClientError) as error:
+    except (BrokerError, DemoError, ModelError, SendError, TopicsError, WatchError, aiohttp.ClientError, OSError) as error:
         demo.say(f"[bold red]the demo cannot go on[/]: {error}")
         return 1

@@ -23,6 +23,7 @@ from pipeline.query.metrics import QueryMetrics
 from pipeline.query.records import RecordInvalidError, read_change
 from pipeline.query.view import Change, View, now_ms
 from pipeline.settings import Settings
+from pipeline.whole_topic import described_partitions
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +38,6 @@ BACK_OFF_FIRST_S = 0.25
 BACK_OFF_MAX_S = 5.0
 
 Fetched = Mapping[TopicPartition, Sequence["ConsumerRecord[bytes | None, bytes | None]"]]
-
-
-class TopicMissingError(Exception):
-    """The topic is not there yet; try again later."""
 
 
 class DamagedViewError(Exception):
@@ -68,14 +65,6 @@ async def _stop(consumer: AIOKafkaConsumer) -> None:
         await consumer._client.close()
         if is_asked_for():
             raise
-
-
-async def _partitions(admin: AIOKafkaAdminClient, topic: str) -> list[TopicPartition]:
-    # All topics are asked for: to name one that is missing may create it (auto.create.topics.enable).
-    for described in await admin.describe_topics():
-        if described["topic"] == topic and described["partitions"]:
-            return sorted(TopicPartition(topic, each["partition"]) for each in described["partitions"])
-    raise TopicMissingError(f"topic {topic} is missing; `callstream topics` creates it")
 
 
 class Follower:
@@ -107,7 +96,7 @@ class Follower:
             if is_asked_for():
                 raise
             return ConnectionError("the broker closed the connection")
-        except (KafkaError, OSError, TimeoutError, sqlite3.Error, TopicMissingError, DamagedViewError) as error:
+        except (KafkaError, OSError, TimeoutError, sqlite3.Error, DamagedViewError) as error:
             return error
         return None
 
@@ -125,7 +114,7 @@ class Follower:
         """From a connection until the partitions change. Raises what ended it otherwise."""
         async with asyncio.timeout(2 * PROBE_TIMEOUT_S) as deadline, _admin(self._settings) as admin:
             cluster = await admin.describe_cluster()
-            partitions = await _partitions(admin, self._topic)
+            partitions = await described_partitions(admin, self._topic)
             await asyncio.to_thread(self._view.bind, f"{cluster['cluster_id']}/{self._topic}")
             async with self._consumer(partitions) as consumer:
                 self._catching_up = await consumer.end_offsets(partitions)
@@ -166,7 +155,7 @@ class Follower:
             if now_s >= partitions_at_s:
                 partitions_at_s = now_s + PARTITIONS_EVERY_S
                 async with asyncio.timeout(PROBE_TIMEOUT_S):
-                    if await _partitions(admin, self._topic) != partitions:
+                    if await described_partitions(admin, self._topic) != partitions:
                         return
 
     async def _probe(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
