@@ -1,5 +1,6 @@
 """Faust apps: one per agent, so that each agent is a consumer group of its own and scales by itself."""
 
+import asyncio
 import logging
 import os
 import threading
@@ -68,16 +69,15 @@ class CallstreamWorker(mode.Worker):
         self.runners = runners
         self._grace_period_s = settings.grace_period_s
         # mode keeps a loop of its own from before any loop ran; its services must all live on that one.
-        apps = (runner.app for runner in runners)
-        super().__init__(*apps, quiet=True, override_logging=False, redirect_stdouts=False, loop=get_event_loop())
+        super().__init__(quiet=True, override_logging=False, redirect_stdouts=False, loop=get_event_loop())
         self.health = HealthServer(runners, settings)
 
     async def on_first_start(self) -> None:
-        """Load the stages before any record is read."""
+        """Load the stages before any record is read, then start the apps side by side: each takes a second."""
         await super().on_first_start()
-        for runner in self.runners:
-            await runner.stage.start(runner)
         await self.health.start()
+        await asyncio.gather(*(runner.stage.start(runner) for runner in self.runners))
+        await asyncio.gather(*(self.add_runtime_dependency(runner.app) for runner in self.runners))
         threading.Thread(target=_watch, args=(self.runners, self._grace_period_s), daemon=True, name="watchdog").start()
 
     async def on_shutdown(self) -> None:
