@@ -80,9 +80,8 @@ class CallStage(Generic[Evidence]):
         """Nothing is due by time."""
 
     def forget(self) -> None:
-        """Drop all calls."""
+        """Drop all open calls; those of which this task is final stay known."""
         self._calls.clear()
-        self._ended.clear()
 
     async def process(self, record: Record, receipt: Receipt) -> None:
         """Take one record of a call."""

@@ -13,12 +13,22 @@ import numpy as np
 from agents.call_stage import CallStage
 from pipeline.audio.resampling import to_wide
 from pipeline.delivery import Receipt
-from pipeline.models.manifest import load_manifest
+from pipeline.models.errors import ModelError
+from pipeline.models.manifest import Role, load_manifest
 from pipeline.models.models import ModelSet
 from pipeline.models.registry import fetch
 from pipeline.records import UNDECODABLE, DeadLetterError, OutgoingRecord, Record
 from pipeline.scoring.languages import MIN_SPEECH_S
-from pipeline.scoring.voiceprint import MODEL, VoiceprintSum, encode, from_embeddings, pack, unpack
+from pipeline.scoring.voiceprint import (
+    MODEL,
+    SPEAKER_DIMENSION,
+    VOICE_DIMENSION,
+    VoiceprintSum,
+    encode,
+    from_embeddings,
+    pack,
+    unpack,
+)
 from pipeline.settings import Settings
 from pipeline.stage import Frame, Stage
 from schemas.errors import DeadLetterType
@@ -56,7 +66,12 @@ def load_models(settings: Settings) -> ModelSet:
     """The models of the settings, fetched when they are not there. Raises ModelError."""
     manifest = load_manifest(settings.manifest_path)
     fetch(settings.cache_dir, manifest=manifest, language_size=settings.language_model)
-    return ModelSet.load(settings.cache_dir, settings.language_model, manifest)
+    models = ModelSet.load(settings.cache_dir, settings.language_model, manifest)
+    dimensions = [manifest.chosen(role).dimension for role in (Role.SPEAKER, Role.VOICE)]
+    if dimensions != [SPEAKER_DIMENSION, VOICE_DIMENSION]:
+        message = f"voiceprints hold {SPEAKER_DIMENSION} and {VOICE_DIMENSION} values, these models give {dimensions}"
+        raise ModelError(message)
+    return models
 
 
 class ExtractionStage:

@@ -105,9 +105,8 @@ class VadStage:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def forget(self) -> None:
-        """Drop all calls."""
+        """Drop all open calls; those that have ended stay known, so that no chunk of theirs begins them anew."""
         self._calls.clear()
-        self._ended.clear()
 
     async def process(self, record: Record, receipt: Receipt) -> None:
         """Take one chunk."""
@@ -234,14 +233,13 @@ class VadStage:
     async def tick(self) -> None:
         """End the calls that sent nothing for too long."""
         now_s = time.monotonic()
-        for call in list(self._calls.values()):
-            if now_s - call.last_arrival_s >= call.patience_s(self._settings):
-                await self._end_if_idle(call)
+        idle = [call for call in self._calls.values() if now_s - call.last_arrival_s >= call.patience_s(self._settings)]
+        caught_up = {place: await self._frame.is_caught_up(*place) for place in {call.place for call in idle}}
+        for call in idle:
+            if caught_up[call.place]:
+                await self._end_unless_heard(call, call.last_arrival_s)
 
-    async def _end_if_idle(self, call: _Call) -> None:
-        arrival_s = call.last_arrival_s
-        if not await self._frame.is_caught_up(*call.place):
-            return
+    async def _end_unless_heard(self, call: _Call, arrival_s: float) -> None:
 
         async def end() -> None:
             if self._calls.get(call.call_id) is call and call.last_arrival_s == arrival_s:

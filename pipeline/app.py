@@ -10,8 +10,10 @@ from importlib.metadata import EntryPoint, entry_points
 import faust
 import mode
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from faust.transport.drivers import aiokafka as aiokafka_driver
 from mode.utils.loops import get_event_loop
 
+from pipeline.cancellation import is_asked_for
 from pipeline.health import HealthServer
 from pipeline.settings import Settings
 from pipeline.stage import StageRunner
@@ -33,9 +35,38 @@ def installed_agents() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
+class _ConsumerThread(aiokafka_driver.AIOKafkaConsumerThread):
+    async def on_thread_stop(self) -> None:
+        # aiokafka's fetcher awaits the tasks that it has just cancelled (Fetcher.close), and with them this thread would
+        # end without saying so: Faust would wait for it for ever.
+        try:
+            await super().on_thread_stop()
+        except asyncio.CancelledError:
+            if is_asked_for():
+                raise
+            if self._consumer is not None:
+                await self._consumer._client.close()
+
+
+class _Consumer(aiokafka_driver.Consumer):
+    def _new_consumer_thread(self) -> _ConsumerThread:
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+
+class _Transport(aiokafka_driver.Transport):
+    Consumer = _Consumer
+
+
+class StageApp(faust.App):
+    """A Faust app whose consumer can always be stopped."""
+
+    def _new_transport(self) -> _Transport:
+        return _Transport(self.conf.broker_consumer, self)
+
+
 def build_app(name: str, settings: Settings) -> faust.App:
     """A Faust app for one agent; its name is the consumer group."""
-    return faust.App(
+    return StageApp(
         f"{settings.topic_prefix}callstream-{name}",
         broker=[f"kafka://{server.strip()}" for server in settings.broker.split(",")],
         version=1,

@@ -6,6 +6,8 @@ from pipeline.records import UNDECODABLE
 from schemas.media import CallOptions, GivenOptions
 from schemas.tasks import Technology
 
+_DECODER = msgspec.json.Decoder(GivenOptions)
+
 
 class OptionsError(ValueError):
     """The options cannot be followed; the call's tasks are rejected. `technologies` are those that were asked for."""
@@ -28,7 +30,7 @@ def read_options(text: str | None) -> CallOptions:
     if text is None:
         return CallOptions()
     try:
-        options = msgspec.json.decode(text, type=GivenOptions)
+        options = _DECODER.decode(text)
     except msgspec.ValidationError as error:
         raise OptionsError(f"options: {error}", _named_technologies(text)) from None
     except UNDECODABLE as error:

@@ -12,6 +12,7 @@ from schemas.media import Header
 from schemas.requests import MAX_MATRIX, MAX_VOICEPRINTS, StartTask
 from schemas.tasks import Technology, request_task_id
 
+_DECODER = msgspec.json.Decoder(StartTask)
 _MAX_DETAILS = 100
 
 
@@ -26,7 +27,7 @@ class ListsError(ValueError):
 def read_start_task(record: Record) -> tuple[Technology, StartTask]:
     """Read a request and tell whose it is. Raises DeadLetterError."""
     try:
-        request = msgspec.json.decode(record.value or b"", type=StartTask)
+        request = _DECODER.decode(record.value or b"")
     except UNDECODABLE as error:
         raise DeadLetterError(DeadLetterType.REQUEST_INVALID, f"not a start-task request: {error}") from None
     technology = request.technology or _told_by_lists(request)

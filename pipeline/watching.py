@@ -15,6 +15,7 @@ from pipeline.whole_topic import open_topic
 from schemas.results import Transition
 from schemas.tasks import TaskState
 
+_DECODER = msgspec.json.Decoder(Transition)
 _SETTLE_S = 1.0  # nothing new for so long, and nothing open: the call's tasks are all here
 
 
@@ -45,7 +46,7 @@ async def read_transitions(consumer: AIOKafkaConsumer) -> AsyncIterator[tuple[Tr
 
 def _decode(record: ConsumerRecord[Any, Any]) -> Transition | None:
     try:
-        return msgspec.json.decode(record.value or b"", type=Transition)
+        return _DECODER.decode(record.value or b"")
     except UNDECODABLE:
         click.echo(f"callstream: {record.topic}/{record.partition}/{record.offset} is no transition, left out", err=True)
         return None

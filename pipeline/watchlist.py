@@ -19,6 +19,8 @@ from schemas.stream import WatchlistEntry
 
 logger = logging.getLogger(__name__)
 
+_DECODER = msgspec.json.Decoder(WatchlistEntry)
+
 
 class WatchlistFollower:
     """Every worker follows the whole list; `entries` maps subject ids to voiceprints."""
@@ -79,7 +81,7 @@ class WatchlistFollower:
             self.entries.pop(subject, None)
             return
         try:
-            self.entries[subject] = decode(msgspec.json.decode(record.value, type=WatchlistEntry).voiceprint)
+            self.entries[subject] = decode(_DECODER.decode(record.value).voiceprint)
         except UNDECODABLE as error:
             # Logged, not buried: every worker reads the whole list at every start.
             place = f"{record.topic}/{record.partition}/{record.offset}"

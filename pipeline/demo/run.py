@@ -35,6 +35,7 @@ from schemas.tasks import Technology
 
 _GRACE_S = 8.0
 _LAST_LINES = 15
+_WIDTH_ELSEWHERE = 120  # columns, where there is no terminal to ask
 
 
 class DemoError(Exception):
@@ -50,12 +51,20 @@ class Demo:
         self.realtime = realtime
         self.as_json = as_json
         self.console = Console(stderr=as_json)
+        if not self.console.is_terminal:
+            self.console.width = _WIDTH_ELSEWHERE
         self.calls: dict[str, CallProgress] = {}
+        self.worker: GuardedProcess | None = None
         self._started_s = time.monotonic()
 
     def say(self, text: str) -> None:
         """One line with the seconds since the start."""
         self.console.print(f"[dim]{time.monotonic() - self._started_s:5.1f} s[/] {text}", highlight=False, soft_wrap=True)
+
+    def check_worker(self) -> None:
+        """Raises DemoError when the worker has ended."""
+        if self.worker is not None and (code := self.worker.wait(0)) is not None:
+            raise DemoError(f"the worker has ended with exit code {code}; the last lines that it wrote:")
 
     def emit(self, line: bytes) -> None:
         """One JSON object on stdout."""
@@ -85,18 +94,18 @@ def _backend(demo: Demo, folder: Path) -> Iterator[Settings]:
             )
             asyncio.run(create_topics(here))
             models.result()
-            with _worker(here, folder):
+            with _worker(here, folder) as demo.worker:
                 yield here
 
 
 @contextlib.contextmanager
-def _worker(settings: Settings, folder: Path) -> Iterator[None]:
+def _worker(settings: Settings, folder: Path) -> Iterator[GuardedProcess]:
     environment = [f"CALLSTREAM_BROKER={settings.broker}", f"CALLSTREAM_DATA_DIR={settings.data_dir}"]
     worker = GuardedProcess()
     log = folder / "worker.log"
     try:
         worker.start(["env", *environment, sys.executable, "-m", "pipeline.cli", "worker"], log)
-        yield
+        yield worker
         worker.stop(_GRACE_S)
     except DemoError as error:
         lines = log.read_text(errors="replace").splitlines()[-_LAST_LINES:] if log.exists() else []
@@ -138,6 +147,7 @@ async def _follow(demo: Demo, settings: Settings, sending: "asyncio.Task[None]")
                     demo.calls[item[0].call_id].note(item[0])
                     demo.emit(item[1])
                 show()
+                demo.check_worker()
                 if sending.done():
                     sending.result()
                     if all(call.is_final for call in demo.calls.values()):

@@ -140,6 +140,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [self.chosen(role, language_size).name for role in Role]
 
 
+# Made for its effect: msgspec 0.22 crashes when two threads are the first to read a type, and its TOML has no decoder to keep.
+_PREPARED = msgspec.json.Decoder(Manifest)
+
+
 def load_manifest(path: str | Path | None = None) -> Manifest:
     """The built-in manifest; with a path, the models of that file come first and replace those of the same name.
 

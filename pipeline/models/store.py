@@ -58,6 +58,10 @@ class Stamp(msgspec.Struct, frozen=True):
     files: dict[str, FileStamp]
 
 
+# Made here, once: msgspec 0.22 crashes when two threads are the first to read a type.
+_STAMPS = msgspec.json.Decoder(Stamp)
+
+
 def models_dir(cache_dir: Path | str) -> Path:
     """The folder of the converted models."""
     return Path(cache_dir) / "models"
@@ -104,7 +108,7 @@ def fingerprint(model: Model) -> str:
 def read_stamp(cache_dir: Path | str, model: Model) -> Stamp | None:
     """A model's stamp; None when there is none that can be read."""
     try:
-        return msgspec.json.decode(_stamp_path(cache_dir, model).read_bytes(), type=Stamp)
+        return _STAMPS.decode(_stamp_path(cache_dir, model).read_bytes())
     except (OSError, msgspec.MsgspecError):
         return None
 

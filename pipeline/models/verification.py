@@ -37,11 +37,15 @@ class Reference(msgspec.Struct, frozen=True):
     output: list[float]
 
 
+# Made here, once: msgspec 0.22 crashes when two threads are the first to read a type.
+_REFERENCES = msgspec.json.Decoder(dict[str, Reference])
+
+
 @functools.cache
 def references() -> dict[str, Reference]:
     """The stored outputs by model name."""
     data = resources.files("pipeline.models").joinpath("reference.json").read_bytes()
-    return msgspec.json.decode(data, type=dict[str, Reference])
+    return _REFERENCES.decode(data)
 
 
 @functools.cache

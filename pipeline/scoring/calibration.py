@@ -36,11 +36,15 @@ class LinearBackend(msgspec.Struct, frozen=True):
     provenance: Provenance
 
 
+# Made here, once: msgspec 0.22 crashes when two threads are the first to read a type.
+_DECODER = msgspec.json.Decoder(LinearBackend)
+
+
 @functools.cache
 def load_backend(name: str) -> LinearBackend:
     """The weights of `gender` or `comparison` as shipped in the package."""
     data = resources.files("pipeline.scoring").joinpath("weights", f"{name}.json").read_bytes()
-    return msgspec.json.decode(data, type=LinearBackend)
+    return _DECODER.decode(data)
 
 
 def gender_llr(voiceprint_matrix: Float32) -> Float64:

@@ -1,0 +1,160 @@
+"""The command line as a user meets it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.sample import sample_path
+from pipeline.settings import describe
+
+CLI = [sys.executable, "-m", "pipeline.cli"]
+NOWHERE = {"CALLSTREAM_BROKER": "127.0.0.1:9"}
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*CLI, *arguments], env=os.environ | NOWHERE | environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def children_of(mark: str) -> list[str]:
+    """Command lines of processes that inherited this environment mark."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("CALLSTREAM_PORT", "x"),
+        ("CALLSTREAM_PORT", "70000"),
+        ("CALLSTREAM_TOPIC_PREFIX", "a b"),
+        ("CALLSTREAM_LANGUAGE_MODEL", "huge"),
+        ("CALLSTREAM_IDLE_TIMEOUT_S", "-1"),
+        ("CALLSTREAM_LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_bad_setting_stops_the_program_with_one_line_that_names_it(variable: str, value: str) -> None:
+    for command in (["topics"], ["worker"], ["query"], ["send", str(sample_path())]):
+        done = run(*command, **{variable: value})
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1
+        assert variable in done.stderr
+
+
+def test_help_and_readme_name_every_setting_with_its_default_and_meaning() -> None:
+    shown, written = run("--help").stdout, README.read_text()
+    for variable, default, meaning in describe():
+        assert variable in shown
+        assert re.search(rf"\| `{variable}` \| `?{re.escape(_portable(variable, default))}`? \|", written), variable
+        assert meaning in written
+
+
+def _portable(variable: str, default: str) -> str:
+    return "~/.cache/callstream" if variable == "CALLSTREAM_CACHE_DIR" else default or "empty"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["send", "no-such-file.wav"],
+        ["send"],
+        ["send", str(sample_path()), "--options", "{"],
+        ["send", str(sample_path()), "--options", '{"technologies": ["telepathy"]}'],
+        ["send", str(sample_path()), str(sample_path()), "--call-id", "one-for-two"],
+        ["send", str(sample_path()), "--encoding", "opus"],
+        ["worker", "--agents", "vad,telepathy"],
+        ["demo", "no-such-file.wav"],
+        ["no-such-command"],
+    ],
+)
+def test_a_usage_error_is_2(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["topics"], ["send", str(sample_path())], ["watch"]])
+def test_without_a_broker_there_is_one_line_that_says_so(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "127.0.0.1:9" in done.stderr
+
+
+def test_a_file_that_is_no_audio_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "text.wav"
+    path.write_text("this is no audio")
+    done = run("demo", str(path), "--json")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "text.wav cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_demo_ends_with_every_task_done_and_leaves_nothing_running() -> None:
+    mark = f"CALLSTREAM_TEST_MARK=demo-{os.getpid()}"
+    name, _, value = mark.partition("=")
+    done = run("demo", "--json", CALLSTREAM_LANGUAGE_MODEL="tiny", CALLSTREAM_PORT="0", **{name: value})
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    answers = {line["url"].split("/")[-2]: line["answer"] for line in lines if "url" in line}
+    assert len(answers) == 5
+    assert {answer["task"]["state"] for answer in answers.values()} == {"done"}
+    languages = answers["language-identification"]["result"]["channels"]
+    assert [channel["scores"][0]["identifier"] for channel in languages] == ["en", "it"]
+    genders = answers["gender-identification-voiceprints"]["result"]["channels"]
+    assert [channel["male"]["score_llr"] > 0 for channel in genders] == [False, True]
+    scores = answers["speaker-identification-voiceprint-comparison"]["result"]["scores"]["values"]
+    assert min(scores[0], scores[3]) > 0 > max(scores[1], scores[2])
+    assert children_of(mark) == []
+
+
+@pytest.mark.parametrize(("number", "who"), [(signal.SIGTERM, "demo"), (signal.SIGKILL, "demo"), (signal.SIGKILL, "worker")])
+def test_a_demo_that_is_ended_leaves_nothing_running(number: signal.Signals, who: str) -> None:
+    mark = f"CALLSTREAM_TEST_MARK={who}-{number}-{os.getpid()}"
+    name, _, value = mark.partition("=")
+    environment = os.environ | {name: value, "CALLSTREAM_LANGUAGE_MODEL": "tiny", "CALLSTREAM_PORT": "0"}
+    demo = subprocess.Popen(
+        [*CLI, "demo", "--realtime"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if "streaming" in line:
+            break
+    time.sleep(1)
+    os.kill(demo.pid if who == "demo" else _pid_of(mark, "worker"), number)
+    said = demo.stdout.read()
+    assert demo.wait(timeout=60) != 0
+    if who == "worker":
+        assert "the worker has ended with exit code -9" in said
+    give_up_s = time.monotonic() + 20
+    while left := children_of(mark):
+        assert time.monotonic() < give_up_s, left
+        time.sleep(0.2)
+
+
+def _pid_of(mark: str, command: str) -> int:
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            marked = mark.encode() in (process / "environ").read_bytes()
+            if marked and command in (process / "cmdline").read_bytes().decode().split("\0"):
+                return int(process.name)
+        except OSError:
+            continue
+    raise AssertionError(f"no process runs {command}")
