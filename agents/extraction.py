@@ -17,7 +17,8 @@ from pipeline.models.errors import ModelError
 from pipeline.models.manifest import Role, load_manifest
 from pipeline.models.models import ModelSet
 from pipeline.models.registry import fetch
-from pipeline.records import UNDECODABLE, DeadLetterError, OutgoingRecord, Record
+from pipeline.print_index import PrintIndex
+from pipeline.records import UNDECODABLE, DeadLetterError, OutgoingRecord, Record, headers_of
 from pipeline.scoring.languages import MIN_SPEECH_S
 from pipeline.scoring.voiceprint import (
     MODEL,
@@ -32,6 +33,7 @@ from pipeline.scoring.voiceprint import (
 from pipeline.settings import Settings
 from pipeline.stage import Frame, Stage
 from schemas.errors import DeadLetterType
+from schemas.media import Header
 from schemas.results import VoiceprintChannel, VoiceprintResult
 from schemas.stream import CallBegin, Fault, Print, SpeechRecord, Utterance
 from schemas.tasks import Technology
@@ -82,6 +84,7 @@ class ExtractionStage:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._index = PrintIndex(settings)
 
     async def start(self, frame: Frame) -> None:
         """Load the models."""
@@ -94,13 +97,17 @@ class ExtractionStage:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def forget(self) -> None:
-        """There is nothing to forget: no state between records."""
+        """Which prints are there has to be read again."""
+        self._index.forget()
 
     async def tick(self) -> None:
         """Nothing is due by time."""
 
     async def process(self, record: Record, receipt: Receipt) -> None:
-        """Extract one utterance; pass on what begins and ends a call."""
+        """Extract one utterance; pass on what begins and ends a call. What was passed on already is not done again."""
+        if await self._index.holds(record):
+            receipt.release()
+            return
         try:
             speech = _DECODER.decode(record.value or b"")
         except UNDECODABLE as error:
@@ -109,13 +116,16 @@ class ExtractionStage:
         if isinstance(speech, Utterance):
             heard = await asyncio.get_running_loop().run_in_executor(self._pool, extract, self._models, speech)
             value = _ENCODER.encode(heard)
-        await self._publisher.publish([OutgoingRecord("prints", record.key, value)])
+        await self._publish(record, value)
         receipt.release()
 
     async def fail(self, record: Record, message: str) -> None:
         """Tell the agents behind that this call cannot be heard to its end."""
         fault = Fault((record.key or b"").decode(errors="replace"), message)
-        await self._publisher.publish([OutgoingRecord("prints", record.key, _ENCODER.encode(fault))])
+        await self._publish(record, _ENCODER.encode(fault))
+
+    async def _publish(self, record: Record, value: bytes | None) -> None:
+        await self._publisher.publish([OutgoingRecord("prints", record.key, value, headers_of({Header.SOURCE: record.source}))])
 
 
 class VoiceprintStage(CallStage[list[VoiceprintSum]]):

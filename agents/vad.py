@@ -1,6 +1,7 @@
 """Voice activity detection: `media` in, utterances out on `speech`, and the task's states on `results`.
 
-It meets every call first, so it publishes the `pending` of the call's tasks before the call's first `speech` record.
+It meets every call first, so it publishes the `pending` of the call's tasks before the call's first `speech` record. Every 16 s
+of a call it saves where it stands on `snapshots`, and lets go of the chunks before; a successor goes on from there.
 """
 
 import asyncio
@@ -10,33 +11,27 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-import msgspec
-
+from agents.vad_call import VadCall, new_assembler
 from pipeline.audio.assembly import CallAssembler, Taken
-from pipeline.audio.listener import CallListener, HeardUtterance
-from pipeline.audio.segments import SegmentLog
-from pipeline.audio.vad import VoiceActivityDetector
+from pipeline.audio.listener import GridPoint, Heard
 from pipeline.delivery import Receipt
 from pipeline.models.manifest import Role, load_manifest
 from pipeline.models.registry import fetch
 from pipeline.models.silero import SileroVad
-from pipeline.options import OptionsError, known_tasks, read_options
+from pipeline.options import OptionsError, read_options
 from pipeline.records import DeadLetterError, OutgoingRecord, Record, call_id_of, read_media
 from pipeline.settings import Settings
+from pipeline.snapshots import SavedCalls, snapshot_record
 from pipeline.stage import Frame, Stage
-from pipeline.transitions import TaskLog, derived_correlation_id, failed, rejected
+from pipeline.transitions import TaskLog, rejected
 from schemas.errors import DeadLetterType, ErrorDetail
-from schemas.media import CallOptions, Header, MediaChunk
-from schemas.results import VadResult
-from schemas.stream import CallBegin, CallEnd, Fault, SpeechRecord, Utterance
-from schemas.tasks import Technology
+from schemas.media import Header, MediaChunk
+from schemas.stream import CallEnded, CallSnapshot
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_VAD = Technology.VOICE_ACTIVITY_DETECTION
-_REMEMBERED_CALLS = 20_000  # ended calls whose repeated chunks are still known
-_MSGPACK = msgspec.msgpack.Encoder()
+_REMEMBERED_CALLS = 20_000  # ended calls whose repeated chunks are still known without asking
 
 
 def load_silero(settings: Settings) -> SileroVad:
@@ -44,43 +39,6 @@ def load_silero(settings: Settings) -> SileroVad:
     manifest = load_manifest(settings.manifest_path)
     name = manifest.chosen(Role.VAD).name
     return SileroVad(fetch(settings.cache_dir, [name], manifest=manifest)[name][0])
-
-
-class _Call:
-    """One call in progress. Its receipts are held until it has ended: a successor reads it again from its begin."""
-
-    def __init__(self, call_id: str, settings: Settings) -> None:
-        self.call_id = call_id
-        self.assembler: CallAssembler[Record] = CallAssembler(
-            settings.reorder_window_s, settings.max_gap_s, settings.max_call_s
-        )
-        self.correlation_id = derived_correlation_id(call_id)
-        self.listener: CallListener | None = None
-        self.log: TaskLog | None = None
-        self.segments: SegmentLog | None = None
-        self.receipts: list[Receipt] = []
-        self.place = ("", 0)
-        self.last_timestamp_s = 0.0
-        self.last_arrival_s = time.monotonic()
-        self.last_source = ""
-
-    def arrived(self, record: Record, receipt: Receipt) -> None:
-        """Note a record of this call."""
-        self.receipts.append(receipt)
-        self.place = (record.topic, record.partition)
-        self.last_timestamp_s = max(self.last_timestamp_s, record.timestamp_s)
-        self.last_arrival_s = time.monotonic()
-        self.last_source = record.source
-
-    def patience_s(self, settings: Settings) -> float:
-        """How long to wait for its next record: behind its end only the chunks that are missing may come."""
-        return settings.reorder_window_s if self.assembler.end_seen else settings.idle_timeout_s
-
-    def release(self) -> None:
-        """Give back what was held."""
-        for receipt in self.receipts:
-            receipt.release()
-        self.receipts.clear()
 
 
 class VadStage:
@@ -91,7 +49,8 @@ class VadStage:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._calls: dict[str, _Call] = {}
+        self._saved = SavedCalls(settings)
+        self._calls: dict[str, VadCall] = {}
         self._ended: OrderedDict[str, CallAssembler[Record]] = OrderedDict()
 
     async def start(self, frame: Frame) -> None:
@@ -106,11 +65,13 @@ class VadStage:
 
     def forget(self) -> None:
         """Drop all open calls; those that have ended stay known, so that no chunk of theirs begins them anew."""
+        self._saved.forget()
         self._calls.clear()
 
     async def process(self, record: Record, receipt: Receipt) -> None:
         """Take one chunk."""
         chunk = read_media(record)
+        await self._recall(chunk.call_id, record)
         if chunk.call_id not in self._ended:
             await self._end_if_gap_in_time(chunk, record)
         if ended := self._ended.get(chunk.call_id):
@@ -119,16 +80,28 @@ class VadStage:
             return
         call = self._calls.get(chunk.call_id)
         if call is None:
-            call = self._calls[chunk.call_id] = _Call(chunk.call_id, self._settings)
-        call.arrived(record, receipt)
+            call = self._calls[chunk.call_id] = VadCall(chunk.call_id, self._settings, self._silero)
+        call.arrived(chunk.sequence, record, receipt)
         await self._take(call, chunk, record)
+
+    async def _recall(self, call_id: str, record: Record) -> None:
+        """A call that was saved, by this worker or the one before it, goes on where it was."""
+        if call_id in self._calls or call_id in self._ended:
+            return
+        match await self._saved.of_call(call_id, record):
+            case CallSnapshot() as saved:
+                call = self._calls[call_id] = VadCall(call_id, self._settings, self._silero)
+                call.restore(saved)
+            case CallEnded() as saved:
+                self._remember(call_id, new_assembler(self._settings))
+                self._ended[call_id].restore_ended(saved)
 
     async def _end_if_gap_in_time(self, chunk: MediaChunk, record: Record) -> None:
         call = self._calls.get(chunk.call_id)
-        if call is not None and record.timestamp_s - call.last_timestamp_s >= call.patience_s(self._settings):
+        if call is not None and call.last_timestamp_s and record.timestamp_s - call.last_timestamp_s >= call.patience_s:
             await self._end(call, call.assembler.finish(), call.last_source)
 
-    async def _take(self, call: _Call, chunk: MediaChunk, record: Record) -> None:
+    async def _take(self, call: VadCall, chunk: MediaChunk, record: Record) -> None:
         if chunk.sequence == 0 and call.listener is None:
             call.correlation_id = record.text(Header.CORRELATION_ID) or call.correlation_id
             try:
@@ -145,59 +118,33 @@ class VadStage:
             # Its place in the call is known to hold nothing, so nothing is missing; but it breaks the rules.
             await self._frame.bury(record, DeadLetterType.CHUNK_EMPTY, "the chunk is empty and not the call's end")
 
-    async def _advance(self, call: _Call, taken: Taken[Record], source: str) -> None:
+    async def _advance(self, call: VadCall, taken: Taken[Record], source: str) -> None:
         await self._bury_rejected(taken)
         if call.listener is None and call.assembler.format is not None:
-            await self._begin(call, source)
+            await self._publish(call.begin(source))
         if call.listener is not None and taken.audio:
-            heard = await self._compute(call.listener.feed, taken.audio)
-            await self._publish_heard(call, heard, source)
+            await self._publish_heard(call, await self._compute(call.listener.feed, taken.audio), source)
 
-    async def _begin(self, call: _Call, source: str) -> None:
-        audio_format = call.assembler.format
-        assert audio_format is not None
-        options = read_options(call.assembler.options)
-        call.correlation_id = options.correlation_id or call.correlation_id
-        call.listener = CallListener(audio_format, lambda rate_hz: VoiceActivityDetector(rate_hz, self._silero))
-        call.segments = SegmentLog(audio_format, call.listener.rate_hz)
-        await self._publish([log.pending(source) for log in self._logs(call, options)])
-        if _VAD in known_tasks(options):
-            call.log = TaskLog.of_call(_VAD, call.call_id, call.correlation_id, first_revision=1)
-            await self._publish([call.log.running(source)])
-        begin = CallBegin(call.call_id, audio_format.channels, options, call.correlation_id)
-        await self._publish([self._speech(call, begin)])
-
-    @staticmethod
-    def _logs(call: _Call, options: CallOptions) -> list[TaskLog]:
-        return [TaskLog.of_call(technology, call.call_id, call.correlation_id) for technology in known_tasks(options)]
-
-    async def _publish_heard(self, call: _Call, heard: Sequence[HeardUtterance], source: str) -> None:
-        assert call.segments is not None
-        assert call.listener is not None
+    async def _publish_heard(self, call: VadCall, heard: Sequence[Heard], source: str) -> None:
         for one in heard:
-            call.segments.add(one.channel, one.span)
-            span, audio = one.span, one.audio.astype("<i2").tobytes()
-            utterance = Utterance(call.call_id, one.channel, span.start_sample, span.end_sample, call.listener.rate_hz, audio)
-            records = [self._speech(call, utterance)]
-            if call.log is not None:
-                records.append(call.log.running(source, call.segments.result(call.assembler.missing_bytes, span.end_sample)))
-            await self._publish(records)
+            if isinstance(one, GridPoint):
+                await self._save(call, one)
+            else:
+                await self._publish(call.utterance(one, source))
 
-    async def _end(self, call: _Call, taken: Taken[Record], source: str) -> None:
+    async def _save(self, call: VadCall, point: GridPoint) -> None:
+        saved = call.snapshot(point)
+        await self._publish([snapshot_record(saved, call.place[1])])
+        call.release(saved.assembly.next_sequence)
+
+    async def _end(self, call: VadCall, taken: Taken[Record], source: str) -> None:
         await self._advance(call, taken, source)
-        if call.listener is not None and call.segments is not None:
+        if call.listener is not None:
             await self._publish_heard(call, await self._compute(call.listener.finish), source)
-            result = call.segments.result(call.assembler.missing_bytes)
-            await self._publish_end(call, result, source)
-        self._close(call)
+            await self._publish(call.end(source))
+        await self._close(call)
 
-    async def _publish_end(self, call: _Call, result: VadResult, source: str) -> None:
-        records = [self._speech(call, CallEnd(call.call_id, len(result.channels)))]
-        if call.log is not None:
-            records.append(call.log.done(source, result, self._settings.data_dir))
-        await self._publish(records)
-
-    async def _reject(self, call: _Call, record: Record, error: OptionsError) -> None:
+    async def _reject(self, call: VadCall, record: Record, error: OptionsError) -> None:
         """Reject the tasks of a call that asks for what cannot be; its other chunks belong to rejected tasks."""
         await self._frame.bury(record, DeadLetterType.OPTIONS_INVALID, str(error))
         fault = rejected([ErrorDetail(["options"], str(error), "options.invalid")])
@@ -205,14 +152,18 @@ class VadStage:
             log = TaskLog.of_call(technology, call.call_id, call.correlation_id)
             await self._publish([log.pending(record.source), log.running(record.source), log.ended(record.source, fault)])
         call.assembler.abandon()
-        self._close(call)
+        await self._close(call)
 
-    def _close(self, call: _Call) -> None:
+    async def _close(self, call: VadCall) -> None:
+        await self._publish([call.ended_record()])
         self._calls.pop(call.call_id, None)
-        self._ended[call.call_id] = call.assembler
+        self._remember(call.call_id, call.assembler)
+        call.release()
+
+    def _remember(self, call_id: str, assembler: CallAssembler[Record]) -> None:
+        self._ended[call_id] = assembler
         if len(self._ended) > _REMEMBERED_CALLS:
             self._ended.popitem(last=False)
-        call.release()
 
     async def fail(self, record: Record, message: str) -> None:
         """Fail the call that this record belongs to."""
@@ -220,27 +171,21 @@ class VadStage:
             call = self._calls.get(call_id_of(record))
         except DeadLetterError:
             return
-        if call is None:
-            return
-        if call.listener is not None:
-            records = [self._speech(call, Fault(call.call_id, message))]
-            if call.log is not None:
-                records.append(call.log.ended(record.source, failed(message)))
-            await self._publish(records)
-        call.assembler.abandon()
-        self._close(call)
+        if call is not None:
+            await self._publish(call.fail(record.source, message))
+            call.assembler.abandon()
+            await self._close(call)
 
     async def tick(self) -> None:
         """End the calls that sent nothing for too long."""
         now_s = time.monotonic()
-        idle = [call for call in self._calls.values() if now_s - call.last_arrival_s >= call.patience_s(self._settings)]
+        idle = [call for call in self._calls.values() if now_s - call.last_arrival_s >= call.patience_s]
         caught_up = {place: await self._frame.is_caught_up(*place) for place in {call.place for call in idle}}
         for call in idle:
             if caught_up[call.place]:
                 await self._end_unless_heard(call, call.last_arrival_s)
 
-    async def _end_unless_heard(self, call: _Call, arrival_s: float) -> None:
-
+    async def _end_unless_heard(self, call: VadCall, arrival_s: float) -> None:
         async def end() -> None:
             if self._calls.get(call.call_id) is call and call.last_arrival_s == arrival_s:
                 await self._end(call, call.assembler.finish(), call.last_source)
@@ -253,10 +198,6 @@ class VadStage:
 
     async def _publish(self, records: Sequence[OutgoingRecord]) -> None:
         await self._frame.publisher.publish(records)
-
-    @staticmethod
-    def _speech(call: _Call, record: SpeechRecord) -> OutgoingRecord:
-        return OutgoingRecord("speech", call.call_id.encode(), _MSGPACK.encode(record))
 
     async def _compute(self, function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)

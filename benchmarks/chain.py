@@ -27,7 +27,6 @@ from agents.vad import load_silero
 from benchmarks.machine import describe
 from pipeline.audio.listener import CallListener, HeardUtterance
 from pipeline.audio.resampling import to_wide
-from pipeline.audio.vad import VoiceActivityDetector
 from pipeline.broker.kafka import EmbeddedBroker
 from pipeline.broker.process import GuardedProcess
 from pipeline.sample import sample_path
@@ -73,10 +72,10 @@ class Core:
 
     def listen(self) -> list[HeardUtterance]:
         """Decoding and voice activity detection, in chunks of half a second."""
-        listener = CallListener(self._format, lambda rate_hz: VoiceActivityDetector(rate_hz, self._silero))
+        listener = CallListener(self._format, self._silero)
         step = self._format.bytes_per_s // 2
         heard = [one for at in range(0, len(self._audio), step) for one in listener.feed(self._audio[at : at + step])]
-        return heard + listener.finish()
+        return [one for one in heard + listener.finish() if isinstance(one, HeardUtterance)]
 
     def stages(self) -> Iterator[tuple[str, Callable[[], object]]]:
         """What is measured, by name."""

@@ -1,15 +1,14 @@
 """Publishing: a record counts as sent when the broker has acknowledged it."""
 
-import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import faust
 import stamina
-from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from pipeline.cancellation import is_asked_for
+from pipeline.cancellation import uncancelled
 from pipeline.records import OutgoingRecord, Record, headers_of
 from pipeline.settings import Settings
 from pipeline.topics import MAX_DEAD_LETTER_BYTES
@@ -56,16 +55,11 @@ class FaustPublisher:
             with attempt:
                 if attempt.num == 2:
                     logger.warning("publishing to %s is failing and will be tried again until it works", record.topic)
-                await self._send_once(record)
+                await uncancelled(self._send_once(record))
 
     async def _send_once(self, record: OutgoingRecord) -> None:
-        try:
-            sent = await self._topic(record.topic).send(key=record.key, value=record.value, headers=list(record.headers))
-            await sent
-        except asyncio.CancelledError:
-            if is_asked_for():
-                raise
-            raise KafkaConnectionError("the broker closed the connection") from None
+        topic = self._topic(record.topic)
+        await (await topic.send(key=record.key, value=record.value, headers=list(record.headers), partition=record.partition))
 
     def _topic(self, name: str) -> faust.TopicT:
         topic = self._topics.get(name)

@@ -62,6 +62,7 @@ class OutgoingRecord(msgspec.Struct, frozen=True):
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
+    partition: int | None = None  # the key decides when it is None
 
 
 def headers_of(values: Mapping[Header, str]) -> tuple[tuple[str, bytes], ...]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 import faust
 from faust.types import TP, StreamT
 
-from pipeline.cancellation import is_asked_for
+from pipeline.cancellation import uncancelled
 from pipeline.delivery import DeliveryWindow, Receipt, describe_error
 from pipeline.publishing import FaustPublisher, Publisher, dead_letter
 from pipeline.records import DeadLetterError, Record
@@ -23,6 +23,7 @@ from schemas.errors import DeadLetterType
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.5
+_ANSWER_S = 5.0
 _QUIET_S = 2.0  # nothing fetched for so long, though the broker answers: there is nothing to fetch
 
 
@@ -132,17 +133,16 @@ class StageRunner:
         offset, seen_at_s = self._last_seen.get((topic, partition), (-1, 0.0))
         place = TP(topic, partition)
         try:
-            async with asyncio.timeout(5.0):
-                end = (await self.app.consumer.highwaters(place))[place]
-                if offset + 1 >= end:
-                    return True
-                position = await self.app.consumer.position(place)
-        except (Exception, asyncio.CancelledError) as error:  # a broker that does not answer says nothing about the partition
-            if isinstance(error, asyncio.CancelledError) and is_asked_for():
-                raise
+            async with asyncio.timeout(_ANSWER_S):
+                end, position = await uncancelled(self._end_and_position(place))
+        except Exception as error:  # noqa: BLE001 - a broker that does not answer says nothing about the partition
             logger.warning("cannot tell whether %s/%d is read to its end: %s", topic, partition, describe_error(error))
             return False
-        return position is not None and position >= end and time.monotonic() - seen_at_s > _QUIET_S
+        return offset + 1 >= end or (position >= end and time.monotonic() - seen_at_s > _QUIET_S)
+
+    async def _end_and_position(self, place: TP) -> tuple[int, int]:
+        end = (await self.app.consumer.highwaters(place))[place]
+        return end, await self.app.consumer.position(place) or 0
 
     async def _tick(self) -> None:
         await self.stage.tick()

@@ -56,6 +56,8 @@ TOPICS = (
     Topic("requests", "delete", _DAY_MS, _HOUR_MS),
     Topic("speech", "delete", _DAY_MS, _HOUR_MS),
     Topic("prints", "delete", _DAY_MS, _HOUR_MS),
+    # What is superseded may still be read for a while: a worker that was believed dead may write behind its successor.
+    Topic("snapshots", "compact,delete", _DAY_MS, _HOUR_MS // 6, min_compaction_lag_ms=_HOUR_MS // 6),
     Topic("watchlist", "compact", None, _DAY_MS),
     # A follower has an hour to read every transition before only the last of a task remains.
     Topic("results", "compact,delete", 7 * _DAY_MS, 6 * _HOUR_MS, min_compaction_lag_ms=_HOUR_MS),

@@ -10,7 +10,7 @@ import stamina
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from pipeline.cancellation import is_asked_for
+from pipeline.cancellation import uncancelled
 from pipeline.records import UNDECODABLE
 from pipeline.scoring.voiceprint import Voiceprint, decode
 from pipeline.settings import Settings
@@ -38,7 +38,7 @@ class WatchlistFollower:
             with attempt:
                 if attempt.num > 1:
                     logger.warning("the watch list cannot be read from %s yet, trying again", self._bootstrap)
-                await self._read_to_end()
+                await uncancelled(self._read_to_end())
         self._task = asyncio.create_task(self._follow())
 
     async def stop(self) -> None:
@@ -63,10 +63,8 @@ class WatchlistFollower:
         assert self._consumer is not None
         while True:
             try:
-                await self._take(await self._consumer.getmany(timeout_ms=1000))
-            except (KafkaError, asyncio.CancelledError) as error:
-                if isinstance(error, asyncio.CancelledError) and is_asked_for():
-                    raise
+                await self._take(await uncancelled(self._consumer.getmany(timeout_ms=1000)))
+            except KafkaError as error:
                 logger.warning("cannot read the watch list, trying again: %s", error)
                 await asyncio.sleep(1.0)
 

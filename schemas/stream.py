@@ -5,7 +5,7 @@ A call is one `begin`, its utterances in order of their end, and one `end`, on b
 
 import msgspec
 
-from schemas.media import CallOptions
+from schemas.media import AudioFormat, CallOptions
 
 
 class CallBegin(msgspec.Struct, frozen=True, tag="begin", tag_field="kind"):
@@ -74,6 +74,47 @@ class Fault(msgspec.Struct, frozen=True, tag="fault", tag_field="kind"):
 
 SpeechRecord = CallBegin | Utterance | CallEnd | Fault
 PrintRecord = CallBegin | Print | CallEnd | Fault
+
+
+class AssemblyState(msgspec.Struct, frozen=True):
+    """Where the assembly of a call stood between two chunks. `position` and `missing_bytes` count bytes of the call."""
+
+    format: AudioFormat
+    next_sequence: int
+    position: int
+    last_length: int | None
+    owed_chunks: int
+    missing_bytes: list[tuple[int, int]]
+    lost_sequences: list[tuple[int, int]]
+    options: str | None
+
+
+class CallSnapshot(msgspec.Struct, frozen=True, tag="snapshot", tag_field="kind"):
+    """A call in progress as the VAD agent left it at a grid point, on `snapshots` under its call id (MessagePack).
+
+    `assembly` is where to read on: at or before `first_block`. From there to `block` (both in blocks of 160 ms) audio is only
+    kept; from `block` on it is heard. `detectors` are the channels' detectors, `segments_ms` what was found before.
+    """
+
+    call_id: str
+    assembly: AssemblyState
+    first_block: int
+    block: int
+    detectors: list[bytes]
+    segments_ms: list[list[tuple[int, int]]]
+    revision: int
+    correlation_id: str
+
+
+class CallEnded(msgspec.Struct, frozen=True, tag="ended", tag_field="kind"):
+    """A call that has ended, so that no chunk of it that comes again begins it anew."""
+
+    call_id: str
+    next_sequence: int
+    lost_sequences: list[tuple[int, int]]
+
+
+SnapshotRecord = CallSnapshot | CallEnded
 
 
 class WatchlistEntry(msgspec.Struct, frozen=True, omit_defaults=True):

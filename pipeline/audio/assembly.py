@@ -4,13 +4,15 @@ What comes out depends on the call's bytes alone, not on how they were cut, repe
 """
 
 import bisect
-from typing import Generic, TypeVar
+from collections import deque
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from pipeline.audio.decoding import silence
 from schemas.errors import DeadLetterType
 from schemas.media import AudioFormat, MediaChunk
+from schemas.stream import AssemblyState, CallEnded
 
 Origin = TypeVar("Origin")
 
@@ -33,6 +35,17 @@ class Taken(msgspec.Struct, Generic[Origin], frozen=True):
 class _Waiting(msgspec.Struct, Generic[Origin], frozen=True):
     chunk: MediaChunk
     origin: Origin
+
+
+class _Boundary(NamedTuple):
+    """Where the assembly stood before it took a chunk."""
+
+    position: int
+    next_sequence: int
+    last_length: int | None
+    owed_chunks: int
+    missing_count: int
+    lost_count: int
 
 
 class CallAssembler(Generic[Origin]):
@@ -60,8 +73,42 @@ class CallAssembler(Generic[Origin]):
         self._lost: list[tuple[int, int]] = []
         self._last_length: int | None = None
         self._owed_chunks = 0  # turned away in their turn: their silence comes with the next chunk
+        self._boundaries: deque[_Boundary] = deque()
         self._out: list[bytes] = []
         self._rejected: list[Rejected[Origin]] = []
+
+    def restore(self, state: AssemblyState) -> None:
+        """Go on from a boundary between two chunks; those from `state.next_sequence` on must be put again."""
+        self.format, self.options = state.format, state.options
+        self.next_sequence, self.position = state.next_sequence, state.position
+        self.missing_bytes, self._lost = list(state.missing_bytes), list(state.lost_sequences)
+        self._last_length, self._owed_chunks = state.last_length, state.owed_chunks
+
+    def restore_ended(self, ended: CallEnded) -> None:
+        """A call that has ended: only what comes again is known."""
+        self.ended = True
+        self.next_sequence, self._lost = ended.next_sequence, list(ended.lost_sequences)
+
+    def state_at(self, position: int) -> AssemblyState:
+        """The last boundary between chunks at or before this byte; those before it are forgotten."""
+        while len(self._boundaries) > 1 and self._boundaries[1].position <= position:
+            self._boundaries.popleft()
+        first = self._boundaries[0]
+        assert self.format is not None
+        return AssemblyState(
+            self.format,
+            first.next_sequence,
+            first.position,
+            first.last_length,
+            first.owed_chunks,
+            self.missing_bytes[: first.missing_count],
+            self._lost[: first.lost_count],
+            self.options,
+        )
+
+    def ended_state(self, call_id: str) -> CallEnded:
+        """What has to be known of this call once it has ended."""
+        return CallEnded(call_id, self.next_sequence, self._lost)
 
     def put(self, chunk: MediaChunk, origin: Origin) -> Taken[Origin]:
         """Take one chunk; give what can be heard now."""
@@ -168,6 +215,7 @@ class CallAssembler(Generic[Origin]):
 
     def _take(self, chunk: MediaChunk) -> None:
         gap = self._gap_length(chunk)
+        self._note_boundary()
         if chunk.sequence > self.next_sequence:
             self._lost.append((self.next_sequence, chunk.sequence))
         self.format = self.format or chunk.format
@@ -181,6 +229,10 @@ class CallAssembler(Generic[Origin]):
         self.next_sequence, self._owed_chunks = chunk.sequence + 1, 0
         if chunk.end or self.position >= self._max_call_s * chunk.format.bytes_per_s:
             self._end()
+
+    def _note_boundary(self) -> None:
+        counts = (len(self.missing_bytes), len(self._lost))
+        self._boundaries.append(_Boundary(self.position, self.next_sequence, self._last_length, self._owed_chunks, *counts))
 
     def _append(self, audio: bytes) -> None:
         self._out.append(audio)

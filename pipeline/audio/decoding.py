@@ -28,13 +28,17 @@ def decode_samples(encoding: Encoding, audio: bytes) -> Int16:
 class FrameDecoder:
     """Cuts a byte stream into whole sample frames; half a frame waits for its other half."""
 
-    def __init__(self, audio_format: AudioFormat) -> None:
+    def __init__(self, audio_format: AudioFormat, position: int = 0) -> None:
+        """Begin at this byte of the call; half a frame there is left out."""
         self._format = audio_format
         self._rest = b""
+        self._skip = -position % audio_format.frame_bytes
 
     def feed(self, audio: bytes) -> Int16:
         """Samples of the frames that are whole by now, shape (frames, channels)."""
-        audio = self._rest + audio
+        skipped = min(self._skip, len(audio))
+        self._skip -= skipped
+        audio = self._rest + audio[skipped:]
         whole = len(audio) - len(audio) % self._format.frame_bytes
         self._rest = audio[whole:]
         samples = decode_samples(self._format.encoding, audio[:whole])

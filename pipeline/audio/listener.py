@@ -1,9 +1,8 @@
 """One call from bytes to utterances: decoding, resampling and voice activity detection on a fixed grid of blocks.
 
-What is heard is a function of the call's bytes; the pieces in which they come change nothing.
+What is heard is a function of the call's bytes; the pieces in which they come change nothing. Every `GRID_BLOCKS` the state
+that matters is small, and a `GridPoint` says so: a listener can go on from there as if it had heard everything before.
 """
-
-from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -11,12 +10,18 @@ from numpy.typing import NDArray
 
 from pipeline.audio.decoding import FrameDecoder
 from pipeline.audio.resampling import StreamResampler, analysis_rate_hz
-from pipeline.audio.vad import SpeechSpan, VoiceActivityDetector
+from pipeline.audio.vad import SpeechSpan, VadSnapshot, VoiceActivityDetector
+from pipeline.audio.vad_spans import VadParameters
+from pipeline.models.silero import SileroVad
 from schemas.media import AudioFormat
+from schemas.stream import CallSnapshot
 
 Int16 = NDArray[np.int16]
 
-BLOCK_MS = 160  # whole windows of silero (32 ms) and of webrtcvad (10 ms), whole frames at every sample rate
+BLOCK_MS = 160  # whole windows of silero (32 ms) and of webrtcvad (20 ms), whole frames at every sample rate
+GRID_BLOCKS = VadParameters().restart_blocks  # 16 s
+
+_DETECTORS = msgspec.msgpack.Decoder(VadSnapshot)
 
 
 class HeardUtterance(msgspec.Struct, frozen=True):
@@ -27,23 +32,47 @@ class HeardUtterance(msgspec.Struct, frozen=True):
     audio: Int16
 
 
+class GridPoint(msgspec.Struct, frozen=True):
+    """The listener before block `block`.
+
+    To go on from here audio from `first_block` on must be fed again, of which the part before `block` is only kept.
+    `position` is the byte of the call at which `first_block` begins.
+    """
+
+    block: int
+    first_block: int
+    position: int
+    detectors: list[bytes]
+
+
+Heard = HeardUtterance | GridPoint
+
+
 class _Channel:
     """One channel: its resampler, its detector, and the audio that a coming utterance may still need."""
 
-    def __init__(self, resampler: StreamResampler, detector: VoiceActivityDetector) -> None:
+    def __init__(self, resampler: StreamResampler, detector: VoiceActivityDetector, kept_from: int = 0) -> None:
+        self.detector = detector
         self._resampler = resampler
-        self._detector = detector
         self._kept = np.empty(0, np.int16)
-        self._kept_from = 0
+        self._kept_from = kept_from
 
-    def feed(self, block: Int16, *, last: bool) -> list[tuple[SpeechSpan, Int16]]:
-        samples = self._resampler.feed(block, last=last)
+    def restart(self, block_before: Int16) -> None:
+        self._resampler.restart(block_before)
+
+    def keep(self, block: Int16, *, last: bool) -> None:
+        """Take a block that was heard before."""
+        self._kept = np.concatenate([self._kept, self._resampler.feed(block, last=last)])
+
+    def feed(self, block: Int16, *, last: bool, end: bool) -> list[tuple[SpeechSpan, Int16]]:
+        """Hear a block; `last` of a resampler's stretch, `end` of the call."""
+        samples = self._resampler.feed(block, last=last or end)
         self._kept = np.concatenate([self._kept, samples])
-        spans = self._detector.feed(samples)
-        if last:
-            spans += self._detector.finish()
+        spans = self.detector.feed(samples)
+        if end:
+            spans += self.detector.finish()
         cut = [(span, self._cut(span)) for span in spans]
-        self._forget(self._detector.keep_from_sample)
+        self._forget(self.detector.keep_from_sample)
         return cut
 
     def _cut(self, span: SpeechSpan) -> Int16:
@@ -56,38 +85,87 @@ class _Channel:
 
 
 class CallListener:
-    """The channels of one call. `new_detector` makes a detector for a rate in Hz."""
+    """The channels of one call."""
 
-    def __init__(self, audio_format: AudioFormat, new_detector: Callable[[int], VoiceActivityDetector]) -> None:
+    def __init__(self, audio_format: AudioFormat, silero: SileroVad, snapshot: CallSnapshot | None = None) -> None:
+        """Begin at the call's first byte, or go on from a snapshot: then feed from `snapshot.assembly.position` on."""
         rate_hz = audio_format.sample_rate_hz
         self.rate_hz = analysis_rate_hz(rate_hz)
-        self._decoder = FrameDecoder(audio_format)
+        self.blocks_heard = 0
+        self._format = audio_format
         self._block_frames = rate_hz * BLOCK_MS // 1000
+        self._block_samples = self.rate_hz * BLOCK_MS // 1000
+        self._block = snapshot.first_block if snapshot else 0
+        self._keeps_from = self._block + 1 if self._block else 0  # the block before only warms the resamplers up
+        self._hears_from = self._grid_block = snapshot.block if snapshot else 0
+        position = snapshot.assembly.position if snapshot else 0
+        self._decoder = FrameDecoder(audio_format, position)
+        self._skip_frames = self._block * self._block_frames - -(-position // audio_format.frame_bytes)
         self._rest = np.empty((0, audio_format.channels), np.int16)
-        self._channels = [_Channel(StreamResampler(rate_hz), new_detector(self.rate_hz)) for _ in range(audio_format.channels)]
+        self._before = self._rest
+        self._channels = [
+            _Channel(StreamResampler(rate_hz), self._detector(number, silero, snapshot), self._keeps_from * self._block_samples)
+            for number in range(audio_format.channels)
+        ]
 
-    def feed(self, audio: bytes) -> list[HeardUtterance]:
+    def _detector(self, number: int, silero: SileroVad, snapshot: CallSnapshot | None) -> VoiceActivityDetector:
+        if snapshot is None:
+            return VoiceActivityDetector(self.rate_hz, silero)
+        return VoiceActivityDetector.restore(_DETECTORS.decode(snapshot.detectors[number]), silero)
+
+    def feed(self, audio: bytes) -> list[Heard]:
         """Take the call's next bytes; give the utterances that have ended, in order of their end, then of channel."""
         return self._hear(self._decoder.feed(audio))
 
-    def finish(self) -> list[HeardUtterance]:
+    def finish(self) -> list[Heard]:
         """End the call; give the last utterances."""
         heard = self._hear(self._decoder.finish())
-        return heard + self._hear_block(self._rest, last=True)
+        return heard + self._hear_block(self._rest, end=True)
 
-    def _hear(self, frames: Int16) -> list[HeardUtterance]:
-        self._rest = np.concatenate([self._rest, frames])
+    def _hear(self, frames: Int16) -> list[Heard]:
+        skipped = min(self._skip_frames, len(frames))
+        self._skip_frames -= skipped
+        self._rest = np.concatenate([self._rest, frames[skipped:]])
         whole = len(self._rest) - len(self._rest) % self._block_frames
         blocks, self._rest = self._rest[:whole], self._rest[whole:].copy()
-        heard = []
+        heard: list[Heard] = []
         for start in range(0, whole, self._block_frames):
-            heard += self._hear_block(blocks[start : start + self._block_frames], last=False)
+            heard += self._hear_block(blocks[start : start + self._block_frames], end=False)
         return heard
 
-    def _hear_block(self, block: Int16, *, last: bool) -> list[HeardUtterance]:
-        heard = [
-            HeardUtterance(number, span, audio)
-            for number, channel in enumerate(self._channels)
-            for span, audio in channel.feed(np.ascontiguousarray(block[:, number]), last=last)
+    def _hear_block(self, block: Int16, *, end: bool) -> list[Heard]:
+        number, before = self._block, self._before
+        self._block, self._before = number + 1, block
+        if number < self._keeps_from:
+            return []
+        if number > 0 and number % GRID_BLOCKS == 0:
+            for index, channel in enumerate(self._channels):
+                channel.restart(np.ascontiguousarray(before[:, index]))
+        last = number % GRID_BLOCKS == GRID_BLOCKS - 1
+        if number < self._hears_from:
+            for index, channel in enumerate(self._channels):
+                channel.keep(np.ascontiguousarray(block[:, index]), last=last)
+            return []
+        self.blocks_heard += 1
+        heard: list[Heard] = [
+            HeardUtterance(index, span, audio)
+            for index, channel in enumerate(self._channels)
+            for span, audio in channel.feed(np.ascontiguousarray(block[:, index]), last=last, end=end)
         ]
-        return sorted(heard, key=lambda one: (one.span.end_sample, one.channel))
+        heard.sort(key=lambda one: (one.span.end_sample, one.channel))  # type: ignore[union-attr]
+        point = self._grid_point(number // GRID_BLOCKS * GRID_BLOCKS)
+        return [point, *heard] if point is not None else heard
+
+    def _grid_point(self, block: int) -> GridPoint | None:
+        """The state before this block, as the detectors saved it when they took it; a resampler may give it late. Once each."""
+        if block <= self._grid_block:
+            return None
+        snapshots = [channel.detector.snapshot() for channel in self._channels]
+        saved = [one for one in snapshots if one is not None and one.position_sample == block * self._block_samples]
+        if len(saved) < len(snapshots):
+            return None
+        self._grid_block = block
+        kept_block = min(one.keep_from_sample for one in saved) // self._block_samples
+        first = max(0, kept_block // GRID_BLOCKS * GRID_BLOCKS - 1)
+        position = first * self._block_frames * self._format.frame_bytes
+        return GridPoint(block, first, position, [msgspec.msgpack.encode(one) for one in saved])

@@ -16,22 +16,39 @@ def analysis_rate_hz(sample_rate_hz: int) -> int:
 
 
 class StreamResampler:
-    """One channel to its analysis rate. Feed it equal blocks: its output then depends on the audio alone."""
+    """One channel to its analysis rate. Feed it equal blocks: its output then depends on the audio alone.
+
+    soxr's state cannot be saved. `restart` begins a new stream behind a block that it is given to warm up with; what follows
+    is then the same wherever the stream before it began.
+    """
 
     def __init__(self, sample_rate_hz: int) -> None:
-        target_hz = analysis_rate_hz(sample_rate_hz)
-        self._stream = (
-            None
-            if target_hz == sample_rate_hz
-            else soxr.ResampleStream(sample_rate_hz, target_hz, 1, dtype="int16", quality="HQ")
-        )
+        self._from_hz, self._to_hz = sample_rate_hz, analysis_rate_hz(sample_rate_hz)
+        self._drop = 0
+        self._stream = self._new_stream()
+
+    def _new_stream(self) -> soxr.ResampleStream | None:
+        if self._from_hz == self._to_hz:
+            return None
+        return soxr.ResampleStream(self._from_hz, self._to_hz, 1, dtype="int16", quality="HQ")
+
+    def restart(self, block_before: Int16) -> None:
+        """Begin anew behind this block (n,); the stream before must have been told its last samples."""
+        self._stream = self._new_stream()
+        if self._stream is not None:
+            self._drop = len(block_before) * self._to_hz // self._from_hz
+            self._warm_up(self._stream.resample_chunk(block_before))
+
+    def _warm_up(self, resampled: Int16) -> Int16:
+        dropped = min(self._drop, len(resampled))
+        self._drop -= dropped
+        return resampled[dropped:]
 
     def feed(self, samples: Int16, *, last: bool = False) -> Int16:
         """Samples (n,) in, what is ready at the analysis rate out, shape (m,)."""
         if self._stream is None:
             return samples
-        resampled: Int16 = self._stream.resample_chunk(samples, last=last)
-        return resampled
+        return self._warm_up(self._stream.resample_chunk(samples, last=last))
 
 
 def to_wide(samples: Int16, sample_rate_hz: int) -> NDArray[np.float32]:

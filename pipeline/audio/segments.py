@@ -10,10 +10,14 @@ from schemas.results import MissingAudio, Segment, SegmentType, VadChannel, VadR
 class SegmentLog:
     """The segments of every channel by now, in whole milliseconds, so that lengths are exact sums."""
 
-    def __init__(self, audio_format: AudioFormat, rate_hz: int) -> None:
+    def __init__(self, audio_format: AudioFormat, rate_hz: int, segments_ms: list[list[tuple[int, int]]] | None = None) -> None:
         self._format = audio_format
         self._rate_hz = rate_hz
-        self._segments_ms: list[list[tuple[int, int]]] = [[] for _ in range(audio_format.channels)]
+        self._segments_ms = segments_ms or [[] for _ in range(audio_format.channels)]
+
+    def state(self) -> list[list[tuple[int, int]]]:
+        """The segments of each channel in ms, to go on from."""
+        return [list(segments_ms) for segments_ms in self._segments_ms]
 
     def add(self, channel: int, span: SpeechSpan) -> None:
         """Add an utterance; one that touches the one before it (a long speech, cut at 15 s) goes on its segment."""

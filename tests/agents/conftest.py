@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from agents import comparison, extraction, gender, language, vad
+from pipeline.partition_scan import PartitionScan
+from pipeline.records import Record
 from pipeline.settings import Settings
 from tests.harness import Bench, bench_settings
 
@@ -25,14 +27,24 @@ class EmptyWatchlist:
 
 @pytest.fixture
 def open_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenBench:
-    """A bench with every stage; keyword arguments are settings."""
+    """A bench with every stage; keyword arguments are settings, and `log` what the topics hold already."""
     monkeypatch.setattr(comparison, "WatchlistFollower", EmptyWatchlist)
+    opened_benches: list[Bench] = []
+
+    async def read_bench(scan: PartitionScan[Any], first: Record) -> Any:
+        found = scan.empty()
+        for record in opened_benches[-1].log[scan.topic]:
+            scan.take(found, record, first)  # type: ignore[arg-type]  # alike in all that is read
+        return found
+
+    monkeypatch.setattr(PartitionScan, "_read", read_bench)
 
     @asynccontextmanager
     async def opened(**changed: Any) -> AsyncIterator[Bench]:
         settings = bench_settings(tmp_path, language_model="tiny", **changed)
         stages = [stage for module in (vad, extraction, language, gender, comparison) for stage in module.stages(settings)]
         async with Bench(settings, *stages) as bench:
+            opened_benches.append(bench)
             yield bench
 
     return opened

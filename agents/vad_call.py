@@ -1,0 +1,157 @@
+"""One call in the VAD agent: its assembly, its listener, what was found, and the receipts that a successor would need."""
+
+import time
+
+import msgspec
+
+from pipeline.audio.assembly import CallAssembler
+from pipeline.audio.listener import CallListener, GridPoint, HeardUtterance
+from pipeline.audio.segments import SegmentLog
+from pipeline.delivery import Receipt
+from pipeline.models.silero import SileroVad
+from pipeline.options import known_tasks, read_options
+from pipeline.records import OutgoingRecord, Record
+from pipeline.settings import Settings
+from pipeline.snapshots import snapshot_record
+from pipeline.transitions import TaskLog, derived_correlation_id, failed
+from schemas.media import CallOptions
+from schemas.stream import CallBegin, CallEnd, CallEnded, CallSnapshot, Fault, SpeechRecord, Utterance
+from schemas.tasks import Technology
+
+VAD = Technology.VOICE_ACTIVITY_DETECTION
+_MSGPACK = msgspec.msgpack.Encoder()
+_EVERY_SEQUENCE = 2**53  # of a call that was abandoned: whatever comes of it belongs to tasks that are final
+
+
+def new_assembler(settings: Settings) -> CallAssembler[Record]:
+    """An assembler as the settings say."""
+    return CallAssembler(settings.reorder_window_s, settings.max_gap_s, settings.max_call_s)
+
+
+class VadCall:
+    """A call in progress. It makes records; publishing them is the stage's."""
+
+    def __init__(self, call_id: str, settings: Settings, silero: SileroVad) -> None:
+        self.call_id = call_id
+        self.assembler = new_assembler(settings)
+        self.correlation_id = derived_correlation_id(call_id)
+        self.listener: CallListener | None = None
+        self.place = ("", 0)
+        self.last_timestamp_s = 0.0
+        self.last_arrival_s = time.monotonic()
+        self.last_source = ""
+        self._settings = settings
+        self._silero = silero
+        self._log: TaskLog | None = None
+        self._segments: SegmentLog | None = None
+        self._receipts: list[tuple[int, Receipt]] = []
+
+    def restore(self, saved: CallSnapshot) -> None:
+        """Go on from a snapshot; the call's tasks are pending and running since."""
+        self.assembler.restore(saved.assembly)
+        self.correlation_id = saved.correlation_id
+        self._open(CallListener(saved.assembly.format, self._silero, saved), saved.segments_ms)
+        if VAD in known_tasks(self.options):
+            self._log = TaskLog.of_call(VAD, self.call_id, self.correlation_id, first_revision=saved.revision)
+
+    @property
+    def options(self) -> CallOptions:
+        """What the call asks for."""
+        return read_options(self.assembler.options)
+
+    def arrived(self, sequence: int, record: Record, receipt: Receipt) -> None:
+        """Note a record of this call."""
+        self._receipts.append((sequence, receipt))
+        self.place = (record.topic, record.partition)
+        self.last_timestamp_s = max(self.last_timestamp_s, record.timestamp_s)
+        self.last_arrival_s = time.monotonic()
+        self.last_source = record.source
+
+    @property
+    def patience_s(self) -> float:
+        """How long to wait for its next record: behind its end only the chunks that are missing may come."""
+        return self._settings.reorder_window_s if self.assembler.end_seen else self._settings.idle_timeout_s
+
+    def release(self, before_sequence: int | None = None) -> None:
+        """Give back the records of the chunks before this one, or all."""
+        kept = [
+            (sequence, one) for sequence, one in self._receipts if before_sequence is not None and sequence >= before_sequence
+        ]
+        for sequence, receipt in self._receipts:
+            if before_sequence is None or sequence < before_sequence:
+                receipt.release()
+        self._receipts = kept
+
+    def begin(self, source: str) -> list[OutgoingRecord]:
+        """The call's format is known: its tasks are pending, and voice activity detection runs."""
+        audio_format = self.assembler.format
+        assert audio_format is not None
+        options = self.options
+        self.correlation_id = options.correlation_id or self.correlation_id
+        self._open(CallListener(audio_format, self._silero), None)
+        tasks = known_tasks(options)
+        records = [TaskLog.of_call(task, self.call_id, self.correlation_id).pending(source) for task in tasks]
+        if VAD in tasks:
+            self._log = TaskLog.of_call(VAD, self.call_id, self.correlation_id, first_revision=1)
+            records.append(self._log.running(source))
+        return [*records, self._speech(CallBegin(self.call_id, audio_format.channels, options, self.correlation_id))]
+
+    def _open(self, listener: CallListener, segments_ms: list[list[tuple[int, int]]] | None) -> None:
+        audio_format = self.assembler.format
+        assert audio_format is not None
+        self.listener = listener
+        self._segments = SegmentLog(audio_format, listener.rate_hz, segments_ms)
+
+    def utterance(self, heard: HeardUtterance, source: str) -> list[OutgoingRecord]:
+        """An utterance, and the segments by now."""
+        assert self.listener is not None
+        assert self._segments is not None
+        span, audio = heard.span, heard.audio.astype("<i2").tobytes()
+        self._segments.add(heard.channel, span)
+        rate_hz = self.listener.rate_hz
+        records = [self._speech(Utterance(self.call_id, heard.channel, span.start_sample, span.end_sample, rate_hz, audio))]
+        if self._log is not None:
+            partial = self._segments.result(self.assembler.missing_bytes, span.end_sample)
+            records.append(self._log.running(source, partial))
+        return records
+
+    def snapshot(self, point: GridPoint) -> CallSnapshot:
+        """The call at a grid point, when everything before it is published."""
+        assert self._segments is not None
+        return CallSnapshot(
+            self.call_id,
+            self.assembler.state_at(point.position),
+            point.first_block,
+            point.block,
+            point.detectors,
+            self._segments.state(),
+            0 if self._log is None else self._log.revision,
+            self.correlation_id,
+        )
+
+    def end(self, source: str) -> list[OutgoingRecord]:
+        """The call was heard to its end."""
+        assert self._segments is not None
+        result = self._segments.result(self.assembler.missing_bytes)
+        records = [self._speech(CallEnd(self.call_id, len(result.channels)))]
+        if self._log is not None:
+            records.append(self._log.done(source, result, self._settings.data_dir))
+        return records
+
+    def fail(self, source: str, message: str) -> list[OutgoingRecord]:
+        """The call cannot be heard to its end."""
+        if self.listener is None:
+            return []
+        records = [self._speech(Fault(self.call_id, message))]
+        if self._log is not None:
+            records.append(self._log.ended(source, failed(message)))
+        return records
+
+    def ended_record(self) -> OutgoingRecord:
+        """What keeps this call from beginning anew."""
+        assembler = self.assembler
+        ended = CallEnded(self.call_id, _EVERY_SEQUENCE, []) if assembler.abandoned else assembler.ended_state(self.call_id)
+        return snapshot_record(ended, self.place[1])
+
+    def _speech(self, record: SpeechRecord) -> OutgoingRecord:
+        return OutgoingRecord("speech", self.call_id.encode(), _MSGPACK.encode(record))

@@ -1,0 +1,76 @@
+"""What another topic says about a partition that was just taken over: read once, when the partition's first record comes."""
+
+import asyncio
+from abc import abstractmethod
+from typing import Generic, TypeVar
+
+import stamina
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from pipeline.cancellation import uncancelled
+from pipeline.records import Record
+from pipeline.settings import Settings
+
+Found = TypeVar("Found")
+
+
+class PartitionScan(Generic[Found]):
+    """Reads the partition of the same number of `topic`, up to its end at that moment."""
+
+    topic: str
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._scans: dict[int, asyncio.Task[Found]] = {}
+
+    async def of(self, first: Record) -> Found:
+        """What was found for this record's partition; only the partition's first record waits for long."""
+        scan = self._scans.get(first.partition)
+        if scan is None:
+            scan = self._scans[first.partition] = asyncio.create_task(self._scan(first))
+        return await asyncio.shield(scan)
+
+    def forget(self) -> None:
+        """The partitions are being assigned anew: others may write meanwhile."""
+        for scan in self._scans.values():
+            scan.cancel()
+        self._scans.clear()
+
+    @abstractmethod
+    def empty(self) -> Found:
+        """What is found in nothing."""
+
+    @abstractmethod
+    def take(self, found: Found, record: "ConsumerRecord[bytes, bytes]", first: Record) -> None:
+        """Add a record."""
+
+    def since_ms(self, first: Record) -> int:  # noqa: ARG002 - for subclasses
+        """Records before this time (ms since the epoch) need not be read."""
+        return 0
+
+    async def _scan(self, first: Record) -> Found:
+        async for attempt in stamina.retry_context(on=(KafkaError, OSError), attempts=None, timeout=None, wait_max=5.0):
+            with attempt:
+                return await uncancelled(self._read(first))
+        raise AssertionError("retried for ever")
+
+    async def _read(self, first: Record) -> Found:
+        place = TopicPartition(self.settings.topic(self.topic), first.partition)
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.settings.broker, enable_auto_commit=False, auto_offset_reset="earliest"
+        )
+        await consumer.start()
+        try:
+            consumer.assign([place])
+            end = (await consumer.end_offsets([place]))[place]
+            begin = (await consumer.offsets_for_times({place: self.since_ms(first)}))[place]
+            consumer.seek(place, end if begin is None else begin.offset)
+            found = self.empty()
+            while await consumer.position(place) < end:
+                for records in (await consumer.getmany(timeout_ms=200)).values():
+                    for record in records:
+                        self.take(found, record, first)
+            return found
+        finally:
+            await consumer.stop()

@@ -1,0 +1,116 @@
+"""A VAD agent that is killed anywhere: its successor goes on from the last snapshot, and no byte of the results changes."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from agents import vad
+from pipeline.partition_scan import PartitionScan
+from pipeline.records import Record, headers_of
+from tests.harness import Bench, bench_settings, media_headers, run, sample_audio
+
+CALL = b"call-1"
+SECOND = 8000 * 2 * 2
+BLOCK_S = 0.16
+
+
+def media(audio: bytes, chunk: int, lost: set[int], *, position: bool) -> list[Record]:
+    """The records of one call, some of them lost."""
+    starts = list(range(0, len(audio), chunk))
+    records: list[Record] = []
+    for number, start in enumerate(starts):
+        if number not in lost:
+            headers = media_headers(number, end=number == len(starts) - 1, position=start if position else None)
+            place = len(records)
+            records.append(
+                Record("media", 0, place, CALL, audio[start : start + chunk], headers_of(headers), 1e6 + start / SECOND)
+            )
+    return records
+
+
+class Worker:
+    """One life of a VAD agent on topics that outlive it."""
+
+    def __init__(self, folder: Path, log: dict[str, list[Record]]) -> None:
+        configuration = bench_settings(folder)
+        self.stage = vad.VadStage(configuration)
+        self.bench = Bench(configuration, self.stage)
+        self.bench.log = log
+
+    async def live(self, records: Sequence[Record], monkeypatch: pytest.MonkeyPatch) -> int:
+        """Process these records; how many offsets were given back."""
+
+        async def read(scan: PartitionScan, first: Record) -> object:  # type: ignore[type-arg]
+            found = scan.empty()
+            for record in self.bench.log[scan.topic]:
+                scan.take(found, record, first)  # type: ignore[arg-type]
+            return found
+
+        monkeypatch.setattr(PartitionScan, "_read", read)
+        async with self.bench:
+            for record in records:
+                await self.bench.frames[0].deliver(record)
+            self.blocks = sum(call.listener.blocks_heard for call in self.stage._calls.values() if call.listener)
+            await self.bench.tick()
+        return len(self.bench.frames[0].acknowledged["media"])
+
+
+def spoken(log: dict[str, list[Record]], topic: str) -> list[tuple[bytes | None, bytes | None]]:
+    """What is on a topic, each record once, where it came first."""
+    return list(dict.fromkeys((record.key, record.value) for record in log[topic]))
+
+
+@settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate], suppress_health_check=list(HealthCheck))
+@given(
+    chunk=st.integers(3000, 200_000),
+    crashes=st.lists(st.floats(0, 1), min_size=1, max_size=3).map(sorted),
+    lost=st.sets(st.integers(1, 60), max_size=3),
+    position=st.booleans(),
+)
+def test_a_successor_repeats_every_byte_and_hears_little_twice(
+    tmp_path_factory: pytest.TempPathFactory, chunk: int, crashes: list[float], lost: set[int], position: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("recovery")
+    records = media(sample_audio(), chunk, {n for n in lost if n < len(sample_audio()) // chunk - 1}, position=position)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        undisturbed: dict[str, list[Record]] = defaultdict(list)
+        run(Worker(folder, undisturbed).live(records, monkeypatch))
+        log: dict[str, list[Record]] = defaultdict(list)
+        begin = 0
+        for crash in [*crashes, 1.0]:
+            end = max(begin, math.floor(crash * len(records)))
+            worker = Worker(folder, log)
+            given_back = run(worker.live(records[begin:end], monkeypatch))
+            begin += given_back
+    for topic in ("results", "speech", "dead-letters"):
+        assert spoken(log, topic) == spoken(undisturbed, topic)
+
+
+def test_no_more_than_thirty_seconds_are_heard_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    audio = sample_audio()
+    records = media(audio, SECOND // 4, set(), position=True)
+    for killed_at_s in (20, 33, 47, 60, 75):
+        log: dict[str, list[Record]] = defaultdict(list)
+        processed = killed_at_s * 4
+        given_back = run(Worker(tmp_path, log).live(records[:processed], monkeypatch))
+        assert given_back > 0 or killed_at_s < 32
+        worker = Worker(tmp_path, log)
+        run(worker.live(records[given_back:-1], monkeypatch))
+        new_s = (len(records) - 1 - processed) / 4
+        assert worker.blocks * BLOCK_S - new_s <= 30
+
+
+def test_a_call_that_has_ended_does_not_begin_anew_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = media(sample_audio(0, 20), SECOND, set(), position=True)
+    log: dict[str, list[Record]] = defaultdict(list)
+    assert run(Worker(tmp_path, log).live(records, monkeypatch)) == len(records)
+    before = {topic: list(log[topic]) for topic in ("results", "speech")}
+    late = Record("media", 0, 99, CALL, b"\0\0\0\0", headers_of(media_headers(len(records))), 2e6)
+    assert run(Worker(tmp_path, log).live([records[-1], records[3], late], monkeypatch)) == 3
+    assert {topic: log[topic] for topic in before} == before
+    assert [record.text("error-type") for record in log["dead-letters"]] == ["call.ended"]
