@@ -76,17 +76,17 @@ SpeechRecord = CallBegin | Utterance | CallEnd | Fault
 PrintRecord = CallBegin | Print | CallEnd | Fault
 
 
-class AssemblyState(msgspec.Struct, frozen=True):
+class AssemblyState(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where the assembly of a call stood between two chunks. `position` and `missing_bytes` count bytes of the call."""
 
     format: AudioFormat
     next_sequence: int
     position: int
-    last_length: int | None
-    owed_chunks: int
-    missing_bytes: list[tuple[int, int]]
-    lost_sequences: list[tuple[int, int]]
-    options: str | None
+    last_length: int | None = None
+    owed_chunks: int = 0
+    missing_bytes: list[tuple[int, int]] = []
+    lost_sequences: list[tuple[int, int]] = []
+    options: str | None = None
 
 
 class CallSnapshot(msgspec.Struct, frozen=True, tag="snapshot", tag_field="kind"):

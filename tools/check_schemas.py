@@ -187,6 +187,7 @@ def topic_documents() -> dict[str, Schema]:
         "requests": json_document("Value of a requests record", requests.StartTask),
         "speech": msgpack_document("Value of a speech record", stream.SpeechRecord),
         "prints": msgpack_document("Value of a prints record", stream.PrintRecord),
+        "snapshots": msgpack_document("Value of a snapshots record", stream.SnapshotRecord),
         "watchlist": json_document("Value of a watchlist record", stream.WatchlistEntry),
         "results": json_document("Value of a results record", results.Transition, ALL_RESULTS),
         "dead-letters": headers_document("Headers of a dead-letters record", kept, buried, buried),
@@ -212,7 +213,8 @@ _INTRODUCTION = """\
 # Topics
 
 `callstream topics` creates them, each with the same number of partitions (`CALLSTREAM_PARTITIONS`), under names that begin with
-`CALLSTREAM_TOPIC_PREFIX`. In `media`, `speech` and `prints` a call's records have its id as key, so they stay in order.
+`CALLSTREAM_TOPIC_PREFIX`. In `media`, `speech` and `prints` a call's records have its id as key, so they stay in order; its snapshots are in the partition
+of the same number as its `media` records.
 """
 
 _READING = """\
@@ -229,6 +231,7 @@ _USES = {
     "requests": ("producers, query service", "task id (a UUID), or none", "JSON, a start-task request"),
     "speech": ("VAD agent", "call id", "MessagePack, one utterance of one channel, or a call's begin or end"),
     "prints": ("extraction agent", "call id", "MessagePack, one utterance's prints, or a call's begin or end"),
+    "snapshots": ("VAD agent", "call id", "MessagePack, where a call in progress stood, or that it has ended"),
     "watchlist": ("producers, query service", "subject id", "JSON, an enrolled voiceprint; a tombstone removes it"),
     "results": ("agents", "task id", "JSON, one state transition of one task"),
     "dead-letters": ("agents", "the original key", "the original value, untouched"),

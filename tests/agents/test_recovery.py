@@ -65,7 +65,12 @@ def spoken(log: dict[str, list[Record]], topic: str) -> list[tuple[bytes | None,
     return list(dict.fromkeys((record.key, record.value) for record in log[topic]))
 
 
-@settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=12,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 @given(
     chunk=st.integers(3000, 200_000),
     crashes=st.lists(st.floats(0, 1), min_size=1, max_size=3).map(sorted),

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from schemas.stream import PrintRecord, SpeechRecord
+from schemas.stream import PrintRecord, SnapshotRecord, SpeechRecord
 from tests.schemas.strategies import all_structs
 
-UNIONS = {"speech": SpeechRecord, "prints": PrintRecord}
+UNIONS = {"speech": SpeechRecord, "prints": PrintRecord, "snapshots": SnapshotRecord}
 
 
 @dataclass(frozen=True)

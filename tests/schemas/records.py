@@ -18,7 +18,7 @@ from schemas.http import (
     VadAnswer,
     VoiceprintAnswer,
 )
-from schemas.media import CallOptions, GivenOptions
+from schemas.media import AudioFormat, CallOptions, Encoding, GivenOptions
 from schemas.requests import ComparisonRequest, GenderRequest, StartTask
 from schemas.results import (
     ComparisonResult,
@@ -42,7 +42,20 @@ from schemas.results import (
     VoiceprintChannel,
     VoiceprintResult,
 )
-from schemas.stream import CallBegin, CallEnd, Fault, Print, PrintRecord, SpeechRecord, Utterance, WatchlistEntry
+from schemas.stream import (
+    AssemblyState,
+    CallBegin,
+    CallEnd,
+    CallEnded,
+    CallSnapshot,
+    Fault,
+    Print,
+    PrintRecord,
+    SnapshotRecord,
+    SpeechRecord,
+    Utterance,
+    WatchlistEntry,
+)
 from schemas.tasks import TaskInfo, TaskState, Technology, call_task_id
 
 CALL_ID = "call-1"
@@ -140,11 +153,17 @@ JSON_RECORDS = {
     "watchlist-unnamed": Golden(WatchlistEntry(VOICEPRINT), WatchlistEntry),
 }
 
+ASSEMBLY = AssemblyState(AudioFormat(Encoding.MULAW, 8000, 2), 12, 96_000, 8000, 0, [(100, 200)], [(1, 2)], None)
+
 MSGPACK_RECORDS = {
     "begin": Golden(CallBegin(CALL_ID, 2, OPTIONS, "correlation-1"), SpeechRecord),
     "begin-default": Golden(CallBegin(CALL_ID, 1, CallOptions(), "correlation-1"), PrintRecord),
     "utterance": Golden(Utterance(CALL_ID, 1, 4000, 4004, 8000, bytes(range(8))), SpeechRecord),
     "print": Golden(Print(CALL_ID, 1, 4000, 4004, 8000, b"voiceprint", bytes(8)), PrintRecord),
     "end": Golden(CallEnd(CALL_ID, 2), PrintRecord),
+    "snapshot": Golden(
+        CallSnapshot(CALL_ID, ASSEMBLY, 99, 200, [b"detector"], [[(500, 2000)], []], 7, "correlation-1"), SnapshotRecord
+    ),
+    "ended": Golden(CallEnded(CALL_ID, 42, [(3, 5)]), SnapshotRecord),
     "fault": Golden(Fault(CALL_ID, "a fault"), SpeechRecord),
 }
