@@ -3,6 +3,7 @@
 Speech and prints may come twice (at-least-once delivery); a print counts once, and a call that was ended stays ended.
 """
 
+import asyncio
 from collections import OrderedDict
 from typing import Generic, TypeVar
 
@@ -59,6 +60,9 @@ class CallStage(Generic[Evidence]):
         """The result by now."""
         raise NotImplementedError
 
+    async def prepare(self, begin: CallBegin, record: Record) -> None:
+        """Get what the call needs, before anything is said of it."""
+
     def rejection(self, begin: CallBegin) -> TaskError | None:
         """Why the task cannot be done as it was asked for, if it cannot."""
         return None
@@ -91,32 +95,31 @@ class CallStage(Generic[Evidence]):
             call.receipts.append(receipt)
             await self._go_on(call, heard, record.source)
         elif isinstance(heard, CallBegin) and heard.call_id not in self._ended:
-            await self._begin(heard, record.source, receipt)
+            await self.prepare(heard, record)
+            await self.begin(heard, record.source, receipt)
         else:
             receipt.release()  # a call of which this task is final, or was not asked for
 
-    async def _begin(self, begin: CallBegin, source: str, receipt: Receipt) -> None:
+    async def begin(self, begin: CallBegin, source: str, receipt: Receipt) -> None:
+        """Open the call, unless its task was not asked for."""
         opening = self.opening(begin, source)
         if opening is None:
             receipt.release()
             return
         log, records = opening
-        await self.publisher.publish([*records, log.running(source)])
-        if (error := self.rejection(begin)) is not None:
-            await self.publisher.publish([log.ended(source, error)])
-            self._remember(begin.call_id)
-            receipt.release()
-            return
         call = self._calls[begin.call_id] = CallInWork(begin, log, self.new_evidence(begin))
         call.receipts.append(receipt)
+        await self.publisher.publish([*records, log.running(source)])
+        if (error := self.rejection(begin)) is not None:
+            await self._close(call, log.ended(source, error))
 
     async def _go_on(self, call: CallInWork[Evidence], heard: PrintRecord, source: str) -> None:
         match heard:
             case Print():
                 await self._add(call, heard, source)
             case CallEnd():
-                result = self.result(call.begin, call.evidence)
-                await self._close(call, call.log.done(source, result, self.settings.data_dir))
+                result = await asyncio.to_thread(self.result, call.begin, call.evidence)
+                await self._close(call, await asyncio.to_thread(call.log.done, source, result, self.settings.data_dir))
             case Fault():
                 await self._close(call, call.log.ended(source, failed(heard.message)))
             case CallBegin():
@@ -128,7 +131,8 @@ class CallStage(Generic[Evidence]):
             return
         call.seen.add(utterance)
         self.add(call.evidence, heard)
-        await self.publisher.publish([call.log.running(source, self.result(call.begin, call.evidence))])
+        partial = await asyncio.to_thread(self.result, call.begin, call.evidence)  # a long watch list takes its time
+        await self.publisher.publish([call.log.running(source, partial)])
 
     async def _close(self, call: CallInWork[Evidence], final: OutgoingRecord) -> None:
         await self.publisher.publish([final])

@@ -1,15 +1,19 @@
 """Voiceprint comparison: a call's channels with the voiceprints given with it and the watch list; and list with list."""
 
+import logging
 from collections.abc import Sequence
 
 import msgspec
 
 from agents.request_stage import RequestStage
+from pipeline.delivery import Receipt
 from pipeline.options import known_tasks
-from pipeline.records import OutgoingRecord
+from pipeline.publishing import RecordTooLargeError
+from pipeline.records import OutgoingRecord, Record
 from pipeline.scoring.comparison import compare
-from pipeline.scoring.voiceprint import Voiceprint, VoiceprintSum, unpack
+from pipeline.scoring.voiceprint import Voiceprint, VoiceprintSum, pack, unpack
 from pipeline.settings import Settings
+from pipeline.snapshots import PinnedReferences, snapshot_record
 from pipeline.stage import Frame, Stage
 from pipeline.start_tasks import ListsError, decode_list, decode_pair
 from pipeline.transitions import TaskLog, rejected
@@ -17,8 +21,10 @@ from pipeline.watchlist import WatchlistFollower
 from schemas.errors import ErrorDetail, TaskError
 from schemas.requests import StartTask
 from schemas.results import ComparisonResult
-from schemas.stream import CallBegin, Print
+from schemas.stream import CallBegin, CallReferences, Print
 from schemas.tasks import Technology
+
+logger = logging.getLogger(__name__)
 
 _COMPARISON = Technology.VOICEPRINT_COMPARISON
 
@@ -40,7 +46,38 @@ class ComparisonStage(RequestStage[CallComparison]):
         """Read the watch list to its end before the first record."""
         await super().start(frame)
         self._watchlist = WatchlistFollower(self.settings)
+        self._pinned = PinnedReferences(self.settings)
+        self._enrolled: dict[str, dict[str, Voiceprint]] = {}
         await self._watchlist.start()
+
+    def forget(self) -> None:
+        """Drop all open calls, and what they are compared with."""
+        super().forget()
+        self._pinned.forget()
+        self._enrolled.clear()
+
+    async def prepare(self, begin: CallBegin, record: Record) -> None:
+        """The watch list as the call met it first, whoever read the call then."""
+        pinned = (await self._pinned.of(record)).get(begin.call_id)
+        if pinned is None:
+            pinned = CallReferences(begin.call_id, {subject: pack(one) for subject, one in self._watchlist.entries.items()})
+            await self._pin(pinned, record.partition)
+        self._enrolled[begin.call_id] = {subject: unpack(packed) for subject, packed in pinned.voiceprints.items()}
+
+    async def _pin(self, pinned: CallReferences, partition: int) -> None:
+        if not pinned.voiceprints:
+            return
+        try:
+            await self.publisher.publish([snapshot_record(pinned, partition)])
+        except RecordTooLargeError:
+            logger.warning("the watch list is too long to be kept with call %s: a replay would take it anew", pinned.call_id)
+
+    async def begin(self, begin: CallBegin, source: str, receipt: Receipt) -> None:
+        """What the call is compared with is in its evidence from then on."""
+        try:
+            await super().begin(begin, source, receipt)
+        finally:
+            self._enrolled.pop(begin.call_id, None)
 
     async def stop(self) -> None:
         """Stop following the watch list."""
@@ -50,14 +87,14 @@ class ComparisonStage(RequestStage[CallComparison]):
         """Comparison runs when it was asked for, or when the watch list holds something; then its task begins here."""
         if _COMPARISON in known_tasks(begin.options):
             return super().opening(begin, source)
-        if begin.options.technologies is not None or not self._watchlist.entries:
+        if begin.options.technologies is not None or not self._enrolled[begin.call_id]:
             return None
         log = TaskLog.of_call(_COMPARISON, begin.call_id, begin.correlation_id)
         return log, [log.pending(source)]
 
     def rejection(self, begin: CallBegin) -> TaskError | None:
         """References that are no voiceprints, or none at all."""
-        if not begin.options.compare_with and not self._watchlist.entries:
+        if not begin.options.compare_with and not self._enrolled[begin.call_id]:
             message = "nothing to compare with: compare_with is empty, and so is the watch list"
             return rejected([ErrorDetail(["options", "compare_with"], message, "references.none")])
         try:
@@ -68,8 +105,10 @@ class ComparisonStage(RequestStage[CallComparison]):
 
     def new_evidence(self, begin: CallBegin) -> CallComparison:
         """A sum for each channel, and the references."""
-        enrolled = {f"watchlist/{subject}": self._watchlist.entries[subject] for subject in sorted(self._watchlist.entries)}
-        return CallComparison([VoiceprintSum() for _ in range(begin.channels)], _given(begin) | enrolled)
+        found = self._enrolled[begin.call_id]
+        enrolled = {f"watchlist/{subject}": found[subject] for subject in sorted(found)}
+        given = {} if self.rejection(begin) is not None else _given(begin)
+        return CallComparison([VoiceprintSum() for _ in range(begin.channels)], given | enrolled)
 
     def add(self, evidence: CallComparison, heard: Print) -> None:
         """Add an utterance to its channel."""

@@ -5,6 +5,7 @@ of a call it saves where it stands on `snapshots`, and lets go of the chunks bef
 """
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -14,19 +15,21 @@ from typing import ParamSpec, TypeVar
 from agents.vad_call import VadCall, new_assembler
 from pipeline.audio.assembly import CallAssembler, Taken
 from pipeline.audio.listener import GridPoint, Heard
-from pipeline.delivery import Receipt
+from pipeline.delivery import Receipt, describe_error
 from pipeline.models.manifest import Role, load_manifest
 from pipeline.models.registry import fetch
 from pipeline.models.silero import SileroVad
 from pipeline.options import OptionsError, read_options
-from pipeline.records import DeadLetterError, OutgoingRecord, Record, call_id_of, read_media
+from pipeline.records import DeadLetterError, OutgoingRecord, Record, call_id_of, correlation_id_of, read_media
 from pipeline.settings import Settings
 from pipeline.snapshots import SavedCalls, snapshot_record
 from pipeline.stage import Frame, Stage
 from pipeline.transitions import TaskLog, rejected
 from schemas.errors import DeadLetterType, ErrorDetail
-from schemas.media import Header, MediaChunk
+from schemas.media import MediaChunk
 from schemas.stream import CallEnded, CallSnapshot
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -103,7 +106,7 @@ class VadStage:
 
     async def _take(self, call: VadCall, chunk: MediaChunk, record: Record) -> None:
         if chunk.sequence == 0 and call.listener is None:
-            call.correlation_id = record.text(Header.CORRELATION_ID) or call.correlation_id
+            call.correlation_id = correlation_id_of(record) or call.correlation_id
             try:
                 read_options(chunk.options)
             except OptionsError as error:
@@ -161,6 +164,7 @@ class VadStage:
         call.release()
 
     def _remember(self, call_id: str, assembler: CallAssembler[Record]) -> None:
+        assembler.options = None  # may be large
         self._ended[call_id] = assembler
         if len(self._ended) > _REMEMBERED_CALLS:
             self._ended.popitem(last=False)
@@ -172,9 +176,12 @@ class VadStage:
         except DeadLetterError:
             return
         if call is not None:
-            await self._publish(call.fail(record.source, message))
-            call.assembler.abandon()
-            await self._close(call)
+            await self._fail(call, record.source, message)
+
+    async def _fail(self, call: VadCall, source: str, message: str) -> None:
+        await self._publish(call.fail(source, message))
+        call.assembler.abandon()
+        await self._close(call)
 
     async def tick(self) -> None:
         """End the calls that sent nothing for too long."""
@@ -187,8 +194,13 @@ class VadStage:
 
     async def _end_unless_heard(self, call: VadCall, arrival_s: float) -> None:
         async def end() -> None:
-            if self._calls.get(call.call_id) is call and call.last_arrival_s == arrival_s:
+            if self._calls.get(call.call_id) is not call or call.last_arrival_s != arrival_s:
+                return
+            try:
                 await self._end(call, call.assembler.finish(), call.last_source)
+            except Exception as error:
+                logger.exception("call %s cannot be ended", call.call_id)
+                await self._fail(call, call.last_source, describe_error(error))
 
         await self._frame.submit(call.call_id.encode(), end)
 

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 ENTRY_POINTS = "callstream.agents"
 EXIT_ZOMBIE = 70
+_NEVER_S = 1e9
 _WATCH_EVERY_S = 2.0
 _LAST_WORDS_S = 5.0  # for leaving the groups and closing connections
 
@@ -49,6 +50,15 @@ class _ConsumerThread(aiokafka_driver.AIOKafkaConsumerThread):
 
 
 class _Consumer(aiokafka_driver.Consumer):
+    async def perform_seek(self) -> None:
+        # Faust drops what was fetched across a rebalance and seeks back to the committed offsets; where nothing is committed
+        # it does not seek (nor does aiokafka), and what was dropped would be lost. Held receipts make that the usual case.
+        await super().perform_seek()
+        fresh = [place for place in self.assignment() if not self._committed_offset[place]]
+        if fresh:
+            for place, offset in (await self.earliest_offsets(*fresh)).items():
+                await self.seek(place, offset)
+
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
@@ -87,6 +97,9 @@ def build_app(name: str, settings: Settings) -> faust.App:
         broker_heartbeat_interval=2.0,
         broker_request_timeout=30.0,
         stream_buffer_maxsize=256,
+        # Faust's livelock detector takes records that are held on purpose for a stream that is stuck.
+        stream_processing_timeout=_NEVER_S,
+        broker_commit_livelock_soft_timeout=_NEVER_S,
         # The window drains by itself at each hand-over; Faust would wait for records that are held on purpose.
         stream_wait_empty=False,
         loghandlers=[],

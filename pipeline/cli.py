@@ -92,8 +92,11 @@ def worker(settings: Settings, agents: str) -> None:
     from pipeline.models.errors import ModelError
     from pipeline.worker import run
 
+    names = [name.strip() for name in agents.split(",") if name.strip()]
+    if not names:
+        raise click.UsageError("--agents names no agent")
     try:
-        sys.exit(run([name.strip() for name in agents.split(",") if name.strip()], settings))
+        sys.exit(run(names, settings))
     except UnknownAgentError as error:
         raise click.UsageError(str(error)) from None
     except ModelError as error:

@@ -6,6 +6,7 @@ call's state holds the receipts that a successor would have to read again.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 
@@ -77,6 +78,9 @@ class Lanes:
     async def submit(self, key: Hashable, job: Callable[[], Awaitable[None]]) -> None:
         """Queue a job; waits while `limit` jobs are in work or queued."""
         await self._free.acquire()
+        if self._cancelled:
+            self._free.release()
+            return
         lane = self._lanes.get(key)
         if lane is not None:
             lane.append(job)
@@ -110,10 +114,10 @@ class Lanes:
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until no job is left; False when time ran out."""
-        if not self._tasks:
-            return True
-        _, pending = await asyncio.wait(set(self._tasks), timeout=timeout_s)
-        return not pending
+        give_up_s = time.monotonic() + timeout_s
+        while self._tasks and (left_s := give_up_s - time.monotonic()) > 0:
+            await asyncio.wait(set(self._tasks), timeout=left_s)
+        return not self._tasks
 
     def cancel(self) -> None:
         """Drop every job."""

@@ -17,6 +17,8 @@ class OptionsError(ValueError):
         self.technologies = technologies
 
 
+MAX_OPTIONS_CHARS = 800_000  # they travel with the call in one record
+
 BY_DEFAULT = [
     Technology.VOICE_ACTIVITY_DETECTION,
     Technology.VOICEPRINT_EXTRACTION,
@@ -29,6 +31,8 @@ def read_options(text: str | None) -> CallOptions:
     """Read the header; all technologies by default. Raises OptionsError with one line that says what is wrong."""
     if text is None:
         return CallOptions()
+    if len(text) > MAX_OPTIONS_CHARS:
+        raise OptionsError(f"options has {len(text)} characters, more than {MAX_OPTIONS_CHARS}", BY_DEFAULT)
     try:
         options = _DECODER.decode(text)
     except msgspec.ValidationError as error:
@@ -42,7 +46,10 @@ def read_options(text: str | None) -> CallOptions:
 
 def _named_technologies(text: str) -> list[Technology]:
     """The technologies that faulty options name; all by default when they name none that exists."""
-    named = msgspec.json.decode(text)
+    try:
+        named = msgspec.json.decode(text)
+    except UNDECODABLE:
+        return BY_DEFAULT
     listed = named.get("technologies") if isinstance(named, dict) else None
     known = [technology for technology in Technology if isinstance(listed, list) and technology.value in listed]
     return known or BY_DEFAULT

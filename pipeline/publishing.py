@@ -9,6 +9,7 @@ import stamina
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from pipeline.cancellation import uncancelled
+from pipeline.delivery import describe_error
 from pipeline.records import OutgoingRecord, Record, headers_of
 from pipeline.settings import Settings
 from pipeline.topics import MAX_DEAD_LETTER_BYTES
@@ -24,6 +25,12 @@ _MAX_MESSAGE_CHARS = 500
 
 class RecordTooLargeError(Exception):
     """This record can never be sent; the task that it belongs to fails."""
+
+
+def record_bytes(record: OutgoingRecord) -> int:
+    """What a record takes: key, value and headers."""
+    headers = sum(len(name) + len(value) for name, value in record.headers)
+    return len(record.value or b"") + len(record.key or b"") + headers
 
 
 class Publisher(Protocol):
@@ -44,18 +51,22 @@ class FaustPublisher:
     async def publish(self, records: Sequence[OutgoingRecord]) -> None:
         """Publish in order: each record is acknowledged before the next is sent."""
         for record in records:
-            size = len(record.value or b"") + len(record.key or b"")
+            size = record_bytes(record)
             limit = MAX_DEAD_LETTER_BYTES if record.topic == "dead-letters" else MAX_RECORD_BYTES
             if size > limit:
                 raise RecordTooLargeError(f"{size} bytes for topic {record.topic}, more than {limit}")
             await self._send(record)
 
     async def _send(self, record: OutgoingRecord) -> None:
-        async for attempt in stamina.retry_context(on=_may_pass, attempts=None, timeout=None, wait_initial=0.1, wait_max=5.0):
+        async for attempt in stamina.retry_context(on=KafkaError, attempts=None, timeout=None, wait_initial=0.1, wait_max=5.0):
             with attempt:
-                if attempt.num == 2:
-                    logger.warning("publishing to %s is failing and will be tried again until it works", record.topic)
-                await uncancelled(self._send_once(record))
+                try:
+                    await uncancelled(self._send_once(record))
+                except MessageSizeTooLargeError as error:
+                    raise RecordTooLargeError(str(error)) from None
+                except KafkaError as error:
+                    logger.warning("cannot publish to %s, trying again until it works: %s", record.topic, describe_error(error))
+                    raise
 
     async def _send_once(self, record: OutgoingRecord) -> None:
         topic = self._topic(record.topic)
@@ -67,10 +78,6 @@ class FaustPublisher:
             topic = self._app.topic(self._settings.topic(name), key_serializer="raw", value_serializer="raw")
             self._topics[name] = topic
         return topic
-
-
-def _may_pass(error: Exception) -> bool:
-    return isinstance(error, KafkaError) and not isinstance(error, MessageSizeTooLargeError)
 
 
 def dead_letter(record: Record, stage: str, error_type: DeadLetterType, message: str) -> OutgoingRecord:

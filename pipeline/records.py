@@ -10,6 +10,7 @@ from schemas.media import (
     MAX_CALL_ID_CHARS,
     MAX_CHANNELS,
     MAX_CHUNK_BYTES,
+    MAX_CORRELATION_ID_CHARS,
     SAMPLE_RATES_HZ,
     AudioFormat,
     Encoding,
@@ -68,6 +69,12 @@ class OutgoingRecord(msgspec.Struct, frozen=True):
 def headers_of(values: Mapping[Header, str]) -> tuple[tuple[str, bytes], ...]:
     """Record headers from texts."""
     return tuple((str(name), value.encode()) for name, value in values.items())
+
+
+def correlation_id_of(record: Record) -> str | None:
+    """The record's correlation id; one that no log and no header could hold counts as none was given."""
+    text = record.text(Header.CORRELATION_ID)
+    return text if text and len(text) <= MAX_CORRELATION_ID_CHARS and text.isprintable() else None
 
 
 def _utf8(raw: bytes, what: str, error_type: DeadLetterType) -> str:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 PREFIX = "CALLSTREAM_"
+_SERVERS = r"^[^\s,]+:\d{1,5}(,[^\s,]+:\d{1,5})*$"
 
 
 def default_cache_dir() -> str:
@@ -26,7 +27,10 @@ class SettingsError(Exception):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Every setting. The environment variable is the field's name in capitals behind `CALLSTREAM_`."""
 
-    broker: Annotated[str, Meta(min_length=1, description="Kafka bootstrap servers, host:port[,host:port…]")] = "localhost:9092"
+    broker: Annotated[
+        str,
+        Meta(pattern=r"^[^\s,]+:\d{1,5}(,[^\s,]+:\d{1,5})*$", description="Kafka bootstrap servers, host:port[,host:port…]"),
+    ] = "localhost:9092"
     topic_prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,100}$", description="put before every topic name")] = ""
     partitions: Annotated[
         int, Meta(ge=1, le=10_000, description="partitions of each topic that `callstream topics` creates")
@@ -35,7 +39,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cache_dir: Annotated[str, Meta(min_length=1, description="folder for models and the embedded broker's jars")] = (
         msgspec.field(default_factory=default_cache_dir)
     )
-    data_dir: Annotated[str, Meta(min_length=1, description="folder for the query service's view")] = "callstream-data"
+    data_dir: Annotated[
+        str, Meta(min_length=1, description="folder for the query service's view and for results over 1 MB")
+    ] = "callstream-data"
     idle_timeout_s: Annotated[float, Meta(gt=0, le=86_400, description="a call that sends nothing for so long is ended")] = 60.0
     reorder_window_s: Annotated[float, Meta(ge=0, le=60, description="audio to wait through for a chunk out of order")] = 5.0
     max_gap_s: Annotated[float, Meta(gt=0, le=3600, description="longest stretch of lost audio to fill with silence")] = 60.0

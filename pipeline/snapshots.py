@@ -7,7 +7,7 @@ from aiokafka import ConsumerRecord
 
 from pipeline.partition_scan import PartitionScan
 from pipeline.records import UNDECODABLE, OutgoingRecord, Record
-from schemas.stream import CallEnded, CallSnapshot, SnapshotRecord
+from schemas.stream import CallEnded, CallReferences, CallSnapshot, SnapshotRecord
 
 logger = logging.getLogger(__name__)
 
@@ -16,43 +16,65 @@ TOPIC = "snapshots"
 _DECODER: msgspec.msgpack.Decoder[SnapshotRecord] = msgspec.msgpack.Decoder(SnapshotRecord)
 _ENCODER = msgspec.msgpack.Encoder()
 
-Saved = dict[str, SnapshotRecord]
+SavedCall = CallSnapshot | CallEnded
 
 
-def is_newer(one: SnapshotRecord, other: SnapshotRecord | None) -> bool:
+def decode_snapshot(record: "ConsumerRecord[bytes, bytes]") -> SnapshotRecord | None:
+    """Read a `snapshots` record; None for what no agent wrote."""
+    if not record.value:
+        return None
+    try:
+        return _DECODER.decode(record.value)
+    except UNDECODABLE as error:
+        # The call is heard from its begin then, as far as its chunks are still there.
+        logger.warning("%s/%d/%d is no snapshot and is left out: %s", record.topic, record.partition, record.offset, error)
+        return None
+
+
+def is_newer(one: SavedCall, other: SavedCall | None) -> bool:
     """Whether this says more of the call: a worker that was believed dead may have written behind its successor."""
     if other is None or isinstance(one, CallEnded):
         return True
     return isinstance(other, CallSnapshot) and one.block >= other.block
 
 
-class SavedCalls(PartitionScan[Saved]):
+class SavedCalls(PartitionScan[dict[str, SavedCall]]):
     """The newest snapshot of every call of a partition."""
 
     topic = TOPIC
 
-    def empty(self) -> Saved:
+    def empty(self) -> dict[str, SavedCall]:
         """No calls."""
         return {}
 
-    def take(self, found: Saved, record: "ConsumerRecord[bytes, bytes]", first: Record) -> None:  # noqa: ARG002 - of the base
+    def take(self, found: dict[str, SavedCall], record: "ConsumerRecord[bytes, bytes]", first: Record) -> None:  # noqa: ARG002 - of the base
         """Keep it if it is newer."""
-        if not record.value:
-            return
-        try:
-            saved = _DECODER.decode(record.value)
-        except UNDECODABLE as error:
-            # The call is heard from its begin then, as far as its chunks are still there.
-            logger.warning("%s/%d/%d is no snapshot and is left out: %s", record.topic, record.partition, record.offset, error)
-            return
-        if is_newer(saved, found.get(saved.call_id)):
+        saved = decode_snapshot(record)
+        if isinstance(saved, SavedCall) and is_newer(saved, found.get(saved.call_id)):
             found[saved.call_id] = saved
 
-    async def of_call(self, call_id: str, first: Record) -> SnapshotRecord | None:
+    async def of_call(self, call_id: str, first: Record) -> SavedCall | None:
         """The call's snapshot, once: whoever asked knows the call from then on."""
         return (await self.of(first)).pop(call_id, None)
 
 
+class PinnedReferences(PartitionScan[dict[str, CallReferences]]):
+    """The watch list as calls met it, for the calls of a `prints` partition."""
+
+    topic = TOPIC
+
+    def empty(self) -> dict[str, CallReferences]:
+        """No calls."""
+        return {}
+
+    def take(self, found: dict[str, CallReferences], record: "ConsumerRecord[bytes, bytes]", first: Record) -> None:  # noqa: ARG002
+        """Keep the first: what came behind it is a repetition."""
+        saved = decode_snapshot(record)
+        if isinstance(saved, CallReferences):
+            found.setdefault(saved.call_id, saved)
+
+
 def snapshot_record(saved: SnapshotRecord, partition: int) -> OutgoingRecord:
-    """A `snapshots` record, in the partition of the same number as the call's `media` records."""
-    return OutgoingRecord(TOPIC, saved.call_id.encode(), _ENCODER.encode(saved), partition=partition)
+    """A `snapshots` record, in the partition of the same number as the records of the call that its writer reads."""
+    key = f"{saved.call_id}/references" if isinstance(saved, CallReferences) else saved.call_id
+    return OutgoingRecord(TOPIC, key.encode(), _ENCODER.encode(saved), partition=partition)

@@ -15,7 +15,7 @@ from faust.types import TP, StreamT
 
 from pipeline.cancellation import uncancelled
 from pipeline.delivery import DeliveryWindow, Receipt, describe_error
-from pipeline.publishing import FaustPublisher, Publisher, dead_letter
+from pipeline.publishing import FaustPublisher, Publisher, RecordTooLargeError, dead_letter
 from pipeline.records import DeadLetterError, Record
 from pipeline.settings import Settings
 from schemas.errors import DeadLetterType
@@ -68,6 +68,32 @@ class Stage(Protocol):
         """Let go of what start() took."""
 
 
+async def process_record(
+    stage: Stage, frame: Frame, record: Record, receipt: Receipt, is_ending: Callable[[], bool] = lambda: False
+) -> None:
+    """Let a stage process a record; send it where it belongs when that fails. Raises when it cannot even be buried."""
+    try:
+        await stage.process(record, receipt)
+    except DeadLetterError as error:
+        await frame.bury(record, error.type, str(error))
+        receipt.release()
+    except Exception as error:
+        if is_ending():
+            return  # not the record's fault: it is unacknowledged, and comes again
+        logger.exception("stage %s cannot process %s (key %r)", stage.name, record.source, record.key)
+        await frame.bury(record, DeadLetterType.INTERNAL, describe_error(error))
+        await _fail(stage, record, describe_error(error))
+        receipt.release()
+
+
+async def _fail(stage: Stage, record: Record, message: str) -> None:
+    try:
+        await stage.fail(record, message)
+    except RecordTooLargeError:
+        # It is buried, and its tasks cannot be told: to end the process would only meet it again.
+        logger.exception("stage %s cannot say that the tasks of %s failed", stage.name, record.source)
+
+
 class StageRunner:
     """Runs one stage on one Faust app."""
 
@@ -79,6 +105,8 @@ class StageRunner:
         self.records_count = 0
         self.dead_letters_count = 0
         self._joined = False
+        self._taking = False
+        self._queue: asyncio.Queue[Any] | None = None
         self._window = DeliveryWindow(settings.in_flight, self._crash)
         self._last_seen: dict[tuple[str, int], tuple[int, float]] = {}
         self._attach()
@@ -87,14 +115,17 @@ class StageRunner:
         names = [self.settings.topic(name) for name in self.stage.topics]
         topic = self.app.topic(*names, key_serializer="raw", value_serializer="raw")
         self.app.agent(topic, name=self.stage.name, concurrency=1)(self._consume)
-        self.app.timer(TICK_S)(self._tick)
+        self.app.task(self._tick)
         self.app.on_partitions_revoked.connect(self._on_revoked)
         self.app.on_partitions_assigned.connect(self._on_assigned)
         self.app.on_before_shutdown.connect(self._on_shutdown)
 
     async def _consume(self, stream: StreamT[Any]) -> None:
+        self._queue = cast(Any, stream.channel).queue
         async for event in cast(faust.Stream[bytes], stream).noack().events():
+            self._taking = True
             await self._take(event)
+            self._taking = False
 
     async def _take(self, event: faust.EventT[bytes]) -> None:
         record = to_record(event)
@@ -105,18 +136,7 @@ class StageRunner:
 
     async def _process(self, record: Record, receipt: Receipt) -> None:
         self.records_count += 1
-        try:
-            await self.stage.process(record, receipt)
-        except DeadLetterError as error:
-            await self.bury(record, error.type, str(error))
-            receipt.release()
-        except Exception as error:
-            if self.app.should_stop:
-                return  # not the record's fault: it is unacknowledged, and comes again
-            logger.exception("stage %s cannot process %s (key %r)", self.stage.name, record.source, record.key)
-            await self.bury(record, DeadLetterType.INTERNAL, describe_error(error))
-            await self.stage.fail(record, describe_error(error))
-            receipt.release()
+        await process_record(self.stage, self, record, receipt, is_ending=lambda: bool(self.app.should_stop))
 
     async def bury(self, record: Record, error_type: DeadLetterType, message: str) -> None:
         """Send a record to `dead-letters`."""
@@ -138,14 +158,20 @@ class StageRunner:
         except Exception as error:  # noqa: BLE001 - a broker that does not answer says nothing about the partition
             logger.warning("cannot tell whether %s/%d is read to its end: %s", topic, partition, describe_error(error))
             return False
-        return offset + 1 >= end or (position >= end and time.monotonic() - seen_at_s > _QUIET_S)
+        if offset + 1 >= end:
+            return True
+        # The last offsets may be a transaction's markers, which reach nobody: then all that was fetched has been taken.
+        waits = self._taking or (self._queue is not None and not self._queue.empty())
+        return position >= end and not waits and time.monotonic() - seen_at_s > _QUIET_S
 
     async def _end_and_position(self, place: TP) -> tuple[int, int]:
         end = (await self.app.consumer.highwaters(place))[place]
         return end, await self.app.consumer.position(place) or 0
 
     async def _tick(self) -> None:
-        await self.stage.tick()
+        while not self.app.should_stop:
+            await asyncio.sleep(TICK_S)
+            await self.stage.tick()
 
     async def _on_revoked(self, *sent: object, **_: object) -> None:
         self._joined = False
@@ -163,10 +189,12 @@ class StageRunner:
         drained = await self._window.drain(self.settings.grace_period_s)
         if not drained:
             logger.warning("stage %s: work in flight did not end in %g s", self.stage.name, self.settings.grace_period_s)
-        await self.app.consumer.commit()
-        self._window.reset()
-        self._last_seen.clear()
-        self.stage.forget()
+        try:
+            await self.app.consumer.commit()
+        finally:
+            self._window.reset()
+            self._last_seen.clear()
+            self.stage.forget()
 
     def is_ready(self) -> bool:
         """Whether the agent has joined its group and no rebalance is under way."""

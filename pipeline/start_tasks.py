@@ -4,16 +4,14 @@ import uuid
 
 import msgspec
 
-from pipeline.records import UNDECODABLE, DeadLetterError, Record
+from pipeline.records import UNDECODABLE, DeadLetterError, Record, correlation_id_of
 from pipeline.scoring.voiceprint import Voiceprint, VoiceprintError, decode
 from pipeline.transitions import TaskLog, derived_correlation_id
 from schemas.errors import DeadLetterType, ErrorDetail
-from schemas.media import Header
 from schemas.requests import MAX_MATRIX, MAX_VOICEPRINTS, StartTask
 from schemas.tasks import Technology, request_task_id
 
 _DECODER = msgspec.json.Decoder(StartTask)
-_MAX_DETAILS = 100
 
 
 class ListsError(ValueError):
@@ -21,7 +19,7 @@ class ListsError(ValueError):
 
     def __init__(self, details: list[ErrorDetail]) -> None:
         super().__init__(details[0].message)
-        self.details = details[:_MAX_DETAILS]
+        self.details = details
 
 
 def read_start_task(record: Record) -> tuple[Technology, StartTask]:
@@ -57,7 +55,7 @@ def owner(record: Record) -> Technology:
 
 def task_log(record: Record, technology: Technology) -> TaskLog:
     """The log of the task that a request starts. Raises DeadLetterError when its key is no UUID."""
-    correlation_id = record.text(Header.CORRELATION_ID)
+    correlation_id = correlation_id_of(record)
     if record.key is None:
         task_id = request_task_id(f"{record.source}/{technology.value}")
     else:

@@ -15,16 +15,24 @@ from schemas.tasks import NAMESPACE, TaskInfo, TaskState, Technology, call_task_
 
 _JSON = msgspec.json.Encoder()
 _ENVELOPE_BYTES = 4096  # room for all but the result
+_MAX_DETAILS = 100
+_MAX_MESSAGE_CHARS = 500
 
 
 def failed(message: str) -> TaskError:
     """The error of a task that met a fault."""
-    return TaskError(TaskErrorType.INTERNAL, "Service error.", [ErrorDetail(["root"], message, "internal")])
+    return TaskError(
+        TaskErrorType.INTERNAL, "Service error.", [ErrorDetail(["root"], message[:_MAX_MESSAGE_CHARS], "internal")]
+    )
 
 
 def rejected(details: list[ErrorDetail]) -> TaskError:
-    """The error of a task whose requirements are not met."""
-    return TaskError(TaskErrorType.VALIDATION, "Task validation error.", details)
+    """The error of a task whose requirements are not met: the first faults, in short."""
+    return TaskError(TaskErrorType.VALIDATION, "Task validation error.", [_short(detail) for detail in details[:_MAX_DETAILS]])
+
+
+def _short(detail: ErrorDetail) -> ErrorDetail:
+    return msgspec.structs.replace(detail, message=detail.message[:_MAX_MESSAGE_CHARS])
 
 
 def derived_correlation_id(text: str) -> str:

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 _LEVELS_OF_OTHERS = {
     "faust": logging.WARNING,
     "mode": logging.WARNING,
+    "mode.timers": logging.ERROR,  # a commit that takes long under load is no news
     "aiokafka": logging.CRITICAL,  # what matters of it is said by those who wait, retry or watch
     "asyncio": logging.WARNING,
     "stamina": logging.ERROR,

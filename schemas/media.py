@@ -1,6 +1,7 @@
 """A `media` record: its headers and its options. The value is raw audio bytes."""
 
 import enum
+from typing import Annotated
 
 import msgspec
 
@@ -9,6 +10,7 @@ from schemas.tasks import Technology
 MAX_CALL_ID_CHARS = 128
 MAX_CHUNK_BYTES = 1_048_576
 MAX_CHANNELS = 8
+MAX_CORRELATION_ID_CHARS = 128
 SAMPLE_RATES_HZ = (8000, 16000, 32000, 44100, 48000)
 
 
@@ -71,7 +73,7 @@ class CallOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     technologies: list[Technology] | None = None
     languages: list[str] | None = None
     compare_with: list[str] = []
-    correlation_id: str | None = None
+    correlation_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CORRELATION_ID_CHARS)] | None = None
 
 
 class GivenOptions(CallOptions, frozen=True, forbid_unknown_fields=True):

@@ -114,7 +114,17 @@ class CallEnded(msgspec.Struct, frozen=True, tag="ended", tag_field="kind"):
     lost_sequences: list[tuple[int, int]]
 
 
-SnapshotRecord = CallSnapshot | CallEnded
+class CallReferences(msgspec.Struct, frozen=True, tag="references", tag_field="kind"):
+    """The watch list as it was when the comparison agent met the call, so that a replay compares with the same voices.
+
+    Packed voiceprints by subject id, on `snapshots` under `call id/references`.
+    """
+
+    call_id: str
+    voiceprints: dict[str, bytes]
+
+
+SnapshotRecord = CallSnapshot | CallEnded | CallReferences
 
 
 class WatchlistEntry(msgspec.Struct, frozen=True, omit_defaults=True):

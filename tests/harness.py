@@ -10,11 +10,12 @@ from typing import Any
 import soundfile
 
 from pipeline.delivery import PartitionOrder, Receipt
-from pipeline.publishing import Publisher, dead_letter
-from pipeline.records import DeadLetterError, OutgoingRecord, Record, headers_of
+from pipeline.publishing import MAX_RECORD_BYTES, Publisher, RecordTooLargeError, dead_letter, record_bytes
+from pipeline.records import OutgoingRecord, Record, headers_of
 from pipeline.sample import sample_path
 from pipeline.settings import Settings
-from pipeline.stage import Stage
+from pipeline.stage import Stage, process_record
+from pipeline.topics import MAX_DEAD_LETTER_BYTES
 from schemas.errors import DeadLetterType
 from schemas.media import Header
 
@@ -44,12 +45,7 @@ class LocalFrame:
         return self.order[record.topic].issue(lambda: self.acknowledged[record.topic].append(record.offset))
 
     async def deliver(self, record: Record) -> None:
-        receipt = self.receipt(record)
-        try:
-            await self.stage.process(record, receipt)
-        except DeadLetterError as error:
-            await self.bury(record, error.type, str(error))
-            receipt.release()
+        await process_record(self.stage, self, record, self.receipt(record))
 
 
 class Bench:
@@ -73,6 +69,8 @@ class Bench:
 
     async def publish(self, records: Sequence[OutgoingRecord]) -> None:
         for one in records:
+            if record_bytes(one) > (MAX_DEAD_LETTER_BYTES if one.topic == "dead-letters" else MAX_RECORD_BYTES):
+                raise RecordTooLargeError(f"{record_bytes(one)} bytes for {one.topic}")
             self._append(one.topic, one.key, one.value, one.headers)
 
     def _append(self, topic: str, key: bytes | None, value: bytes | None, headers: tuple[tuple[str, bytes], ...]) -> None:

@@ -213,8 +213,8 @@ _INTRODUCTION = """\
 # Topics
 
 `callstream topics` creates them, each with the same number of partitions (`CALLSTREAM_PARTITIONS`), under names that begin with
-`CALLSTREAM_TOPIC_PREFIX`. In `media`, `speech` and `prints` a call's records have its id as key, so they stay in order; its snapshots are in the partition
-of the same number as its `media` records.
+`CALLSTREAM_TOPIC_PREFIX`. In `media`, `speech` and `prints` a call's records have its id as key, so they stay in order; its
+snapshots are in the partition of the same number as its `media` records.
 """
 
 _READING = """\

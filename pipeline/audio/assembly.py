@@ -16,6 +16,12 @@ from schemas.stream import AssemblyState, CallEnded
 
 Origin = TypeVar("Origin")
 
+_MAX_WAITING = 100_000  # chunks; more than the window holds even of one byte each
+
+
+def _name(audio_format: AudioFormat) -> str:
+    return f"{audio_format.encoding.value} at {audio_format.sample_rate_hz} Hz with {audio_format.channels} channels"
+
 
 class Rejected(msgspec.Struct, Generic[Origin], frozen=True):
     """A chunk that is not taken into the call; `origin` is what was given with it."""
@@ -161,7 +167,7 @@ class CallAssembler(Generic[Origin]):
             return False
         newest = self._waiting[self._waiting_order[-1]].chunk
         behind_s = (self._waiting_bytes - len(newest.audio)) / newest.format.bytes_per_s
-        return behind_s > self._window_s
+        return behind_s > self._window_s or len(self._waiting_order) > _MAX_WAITING
 
     def _take_ready(self) -> None:
         while self._waiting_order and self._waiting_order[0] == self.next_sequence and not self.ended:
@@ -180,6 +186,7 @@ class CallAssembler(Generic[Origin]):
     def _turn_away(self, waiting: _Waiting[Origin], refusal: tuple[DeadLetterType, str]) -> None:
         # A chunk in its turn leaves a gap of its own; one beyond a gap leaves the gap open for those that may still come.
         self._rejected.append(Rejected(waiting.origin, *refusal))
+        self.end_seen = self.end_seen and not waiting.chunk.end
         if waiting.chunk.sequence == self.next_sequence:
             self._owed_chunks += 1
             self.next_sequence += 1
@@ -191,7 +198,7 @@ class CallAssembler(Generic[Origin]):
         if self.format is not None and chunk.format != self.format:
             return (
                 DeadLetterType.FORMAT_CHANGED,
-                f"sequence {chunk.sequence} is {chunk.format}, the call began as {self.format}",
+                f"sequence {chunk.sequence} is {_name(chunk.format)}, the call began as {_name(self.format)}",
             )
         if chunk.position is not None and chunk.position < self.position:
             return (

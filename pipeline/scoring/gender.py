@@ -22,4 +22,4 @@ def gender_scores(voiceprints: Sequence[Voiceprint]) -> list[tuple[GenderScore, 
 def _scores(llr: float) -> tuple[GenderScore, GenderScore]:
     llr = min(max(llr, -_MAX_LLR), _MAX_LLR)
     male = round(1.0 / (1.0 + float(np.exp(-llr))), 5)
-    return GenderScore(male, round(llr, 4)), GenderScore(round(1.0 - male, 5), round(-llr, 4))
+    return GenderScore(male, round(llr, 4) + 0.0), GenderScore(round(1.0 - male, 5), round(-llr, 4) + 0.0)  # never -0.0

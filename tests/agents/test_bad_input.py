@@ -286,3 +286,36 @@ async def test_a_voiceprint_without_speech_has_no_gender(open_bench: OpenBench) 
         await start_task(bench, {"voiceprints": [encode(EMPTY)]})
     (records,) = bench.transitions().values()
     assert records[-1]["result"] == {"voiceprints": [{"speech_length": 0.0}]}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        json.dumps({"compare_with": [encode(EMPTY)] * 900}),
+        json.dumps({"languages": ["xx"] * 60_000}),
+        json.dumps({"x" * 700_000: 1}),
+        "[" * 5000,
+        json.dumps({"correlation_id": "c" * 129}),
+    ],
+    ids=["references", "languages", "key", "nesting", "correlation id"],
+)
+async def test_options_of_any_size_end_in_final_states(open_bench: OpenBench, options: str) -> None:
+    async with open_bench() as bench:
+        await bench.produce("media", b"c", sample_audio(0, 3), media_headers(0, end=True, options=options))
+    assert {(technology) for _, technology in bench.transitions()} >= set(ALL)
+    for records in bench.transitions().values():
+        assert records[-1]["task"]["state"] in ("done", "rejected")
+    assert any(records[-1]["task"]["state"] == "rejected" for records in bench.transitions().values())
+
+
+async def test_a_huge_correlation_id_is_replaced_and_its_request_answered(open_bench: OpenBench) -> None:
+    async with open_bench() as bench:
+        await bench.produce(
+            "requests",
+            REQUEST.encode(),
+            json.dumps({"voiceprints": [encode(EMPTY)]}).encode(),
+            {"x-correlation-id": "c" * 3_000_000},
+        )
+    (records,) = bench.transitions().values()
+    assert records[-1]["task"]["state"] == "done"
+    assert bench.dead_letters() == []

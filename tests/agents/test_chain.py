@@ -3,11 +3,13 @@
 import json
 import random
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.scoring.voiceprint import decode
+from pipeline.scoring.voiceprint import DIMENSION, Voiceprint, decode
 from schemas.tasks import Technology
 from tests.agents.conftest import OpenBench
 from tests.harness import Bench, media_headers, run, sample_audio
@@ -127,6 +129,26 @@ async def test_comparison_runs_against_the_voiceprints_given_with_the_call(open_
     assert (scores["columns_count"], scores["rows_count"]) == (2, 2)
     same_0, cross_01, cross_10, same_1 = scores["values"]
     assert min(same_0, same_1) > 0 > max(cross_01, cross_10)
+
+
+async def test_a_replay_compares_with_the_watch_list_as_the_call_met_it(open_bench: OpenBench) -> None:
+    random = np.random.default_rng(5)
+    entry = Voiceprint(random.standard_normal(DIMENSION).astype(np.float32), 3.0)
+    async with open_bench() as bench:
+        watchlist_of(bench).entries["anna"] = entry
+        await send(bench, sample_audio(0, 10))
+    assert bench.final("call-1", COMPARISON)["result"]["references"] == ["watchlist/anna"]
+    async with open_bench() as again:
+        again.log = bench.log
+        before = set(bench.log["results"])
+        watchlist_of(again).entries["bert"] = entry
+        for record in list(bench.log["prints"]):
+            await again.frames[-1].deliver(record)
+    assert {(one.key, one.value) for one in again.log["results"]} == {(one.key, one.value) for one in before}
+
+
+def watchlist_of(bench: Bench) -> Any:
+    return bench.frames[-1].stage._watchlist  # type: ignore[attr-defined]
 
 
 async def test_only_the_technologies_that_were_asked_for_run(open_bench: OpenBench) -> None:

@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pipeline.settings import Settings
 from schemas.stream import CallBegin, Utterance
 from schemas.tasks import Technology, call_task_id
 from tests.harness import media_headers, sample_audio
-from tests.system import System, http, open_system, wait_url
+from tests.system import Process, System, http, open_system, wait_url
 
 pytestmark = pytest.mark.broker
 
@@ -177,28 +177,68 @@ def test_a_call_is_compared_with_the_watch_list(broker_bootstrap: str, tmp_path:
     assert result["scores"]["values"][0] > 0 > result["scores"]["values"][1]
 
 
-def test_kill_9_in_the_middle_of_calls_changes_no_byte_of_their_results(broker_bootstrap: str, tmp_path: Path) -> None:
-    audio = sample_audio(0, 20)
-    calls = [f"call-{number}" for number in range(4)]
+def kill_9(opened: System, worker: Process) -> Process:
+    """One worker, killed and started again, three times."""
+    for _ in range(3):
+        time.sleep(4)
+        worker.kill()
+        worker = opened.start("worker")
+    return worker
+
+
+def join_and_leave(opened: System, worker: Process) -> Process:
+    """Workers that come and go in the middle of calls: every one of these is a rebalance."""
+    for number in range(3):
+        other = opened.start("worker")
+        time.sleep(6)
+        worker.kill() if number == 1 else worker.terminate()
+        worker = other
+    return worker
+
+
+@pytest.mark.parametrize("disturb", [kill_9, join_and_leave])
+def test_what_happens_to_workers_changes_no_byte_of_the_results(
+    broker_bootstrap: str, tmp_path: Path, disturb: Callable[[System, Process], Process]
+) -> None:
+    audio = sample_audio(0, 40)
+    calls = [f"call-{number}" for number in range(6)]
     finals = []
-    for kills in (0, 3):
-        with open_system(settings_for(broker_bootstrap), tmp_path / str(kills)) as opened:
+    for number, change in enumerate((None, disturb)):
+        with open_system(settings_for(broker_bootstrap), tmp_path / str(number)) as opened:
             worker = opened.start("worker")
             half = len(audio) // CHUNK // 2
             for call_id in calls:
                 send_call(opened, call_id, audio[: half * CHUNK], end=False)
-            for _ in range(kills):
-                time.sleep(4)
-                worker.kill()
-                worker = opened.start("worker")
+            if change is not None:
+                worker = change(opened, worker)
             for call_id in calls:
                 send_call(opened, call_id, audio, first=half)
             finals.append({call_id: opened.wait_final(call_id, ALL) for call_id in calls})
             for call_id in calls:
                 _check_once_final(opened, call_id)
+            assert opened.read("dead-letters") == []
             assert worker.terminate() == 0
             assert opened.committed("vad", "media") == _ends(opened, "media")
     assert finals[0] == finals[1]
+
+
+def test_a_restart_does_not_begin_an_ended_call_anew(broker_bootstrap: str, tmp_path: Path) -> None:
+    """Calls that overlap in a partition: the committed offset of the open one lies inside the ended one."""
+    settings = msgspec.structs.replace(settings_for(broker_bootstrap), partitions=1)
+    audio = sample_audio(0, 6)
+    with open_system(settings, tmp_path) as opened:
+        worker = opened.start("worker")
+        send_call(opened, "ended", audio[: 6 * CHUNK], end=False)
+        send_call(opened, "open", audio[:CHUNK], end=False)
+        send_call(opened, "ended", audio, first=6)
+        before = opened.wait_final("ended", ALL)
+        worker.terminate()
+        opened.start("worker")
+        send_call(opened, "open", audio, first=1)
+        opened.wait_final("open", ALL)
+        assert opened.wait_final("ended", ALL) == before
+        _check_once_final(opened, "ended")
+        assert opened.read("dead-letters") == []
 
 
 def _check_once_final(system: System, call_id: str) -> None:

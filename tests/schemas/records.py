@@ -47,6 +47,7 @@ from schemas.stream import (
     CallBegin,
     CallEnd,
     CallEnded,
+    CallReferences,
     CallSnapshot,
     Fault,
     Print,
@@ -164,6 +165,7 @@ MSGPACK_RECORDS = {
     "snapshot": Golden(
         CallSnapshot(CALL_ID, ASSEMBLY, 99, 200, [b"detector"], [[(500, 2000)], []], 7, "correlation-1"), SnapshotRecord
     ),
+    "references": Golden(CallReferences(CALL_ID, {"anna": b"voiceprint"}), SnapshotRecord),
     "ended": Golden(CallEnded(CALL_ID, 42, [(3, 5)]), SnapshotRecord),
     "fault": Golden(Fault(CALL_ID, "a fault"), SpeechRecord),
 }

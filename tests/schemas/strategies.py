@@ -59,13 +59,16 @@ def of(hint: Any) -> SearchStrategy[Any]:
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return st.sampled_from(hint)
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-        fields = {name: of(field) for name, field in typing.get_type_hints(hint).items()}
+        fields = {name: of(field) for name, field in typing.get_type_hints(hint, include_extras=True).items()}
         return st.builds(hint, **fields)
     return _of_generic(hint)
 
 
 def _of_generic(hint: Any) -> SearchStrategy[Any]:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        bounds = next(one for one in arguments if isinstance(one, msgspec.Meta))
+        return st.text(min_size=bounds.min_length or 0, max_size=bounds.max_length)
     if origin in (typing.Union, types.UnionType):
         return st.one_of([of(argument) for argument in arguments])
     if origin is list:
