@@ -12,6 +12,7 @@ from pipeline.app import CallstreamWorker, UnknownAgentError, build_app, install
 from pipeline.delivery import describe_error
 from pipeline.settings import Settings
 from pipeline.stage import StageRunner
+from pipeline.topics import TOPICS
 from pipeline.whole_topic import partitions_of
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def run(names: Sequence[str], settings: Settings) -> int:
     for name in _LEVELS_OF_OTHERS:
         logging.getLogger(name).setLevel(max(_LEVELS_OF_OTHERS[name], logging.getLevelName(settings.log_level)))
     runners = chosen_runners(names, settings)
-    asyncio.run(wait_for_topics(settings, {topic for runner in runners for topic in runner.stage.topics}))
+    asyncio.run(wait_for_topics(settings, [topic.name for topic in TOPICS]))
     worker = CallstreamWorker(runners, settings)
     try:
         worker.execute_from_commandline()

@@ -8,16 +8,16 @@ import inspect
 import json
 import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from pipeline.topics import TOPICS, Topic
 from schemas import errors, http, media, requests, results, stream
 from schemas.media import Encoding, Header
+from tools.topics_page import topics_page
 
 Schema = dict[str, Any]
 
@@ -205,79 +205,16 @@ def http_documents() -> dict[str, Schema]:
     }
 
 
-_HOUR_MS = 3_600_000
-
-_INTRODUCTION = """\
-<!-- Generated from schemas/ and pipeline/topics.py by `python -m tools.check_schemas`: do not edit. -->
-
-# Topics
-
-`callstream topics` creates them, each with the same number of partitions (`CALLSTREAM_PARTITIONS`), under names that begin with
-`CALLSTREAM_TOPIC_PREFIX`. In `media`, `speech` and `prints` a call's records have its id as key, so they stay in order; its
-snapshots are in the partition of the same number as its `media` records.
-"""
-
-_READING = """\
-The value of `media` is audio and the value of `dead-letters` is the original one, so their schemas describe the headers; the
-other schemas describe the value. Header values are UTF-8 text; of those that producers write only `sequence` is required. Keys
-of a JSON value that do not apply are absent, not null, and readers ignore keys that they do not know, save in `options`, where
-an unknown key is an error.
-"""
-
-
-# Who writes a topic, its key, its value.
-_USES = {
-    "media": ("producers", "call id, 1 to 128 characters", "audio bytes of one chunk"),
-    "requests": ("producers, query service", "task id (a UUID), or none", "JSON, a start-task request"),
-    "speech": ("VAD agent", "call id", "MessagePack, one utterance of one channel, or a call's begin or end"),
-    "prints": ("extraction agent", "call id", "MessagePack, one utterance's prints, or a call's begin or end"),
-    "snapshots": ("VAD agent", "call id", "MessagePack, where a call in progress stood, or that it has ended"),
-    "watchlist": ("producers, query service", "subject id", "JSON, an enrolled voiceprint; a tombstone removes it"),
-    "results": ("agents", "task id", "JSON, one state transition of one task"),
-    "dead-letters": ("agents", "the original key", "the original value, untouched"),
-}
-
-
-def _kept(topic: Topic) -> str:
-    if topic.retention_ms is None:
-        return "newest of each key"
-    hours = topic.retention_ms // _HOUR_MS
-    kept = f"{hours} h" if hours < 48 else f"{hours // 24} days"
-    return f"{kept}; newest of each key" if "compact" in topic.cleanup_policy else kept
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _link(name: str) -> str:
-    return f"[{name}](schemas/{name}.schema.json)"
-
-
-def _topic_rows(headers: Mapping[str, Iterable[str]]) -> Iterable[Sequence[str]]:
-    for topic in TOPICS:
-        names = ", ".join(headers.get(topic.name, ["none"]))
-        yield f"`{topic.name}`", *_USES[topic.name], names, _kept(topic), _link(topic.name)
-
-
-def topics_page(bodies: Mapping[str, Schema]) -> str:
-    """The text of docs/topics.md; `bodies` are the schemas of the HTTP bodies by name."""
+def headers_by_topic() -> dict[str, list[str]]:
+    """The headers of each topic's records, for docs/topics.md."""
     written = {
         "media": media_headers(),
         "requests": [Header.CONTENT_TYPE, Header.CORRELATION_ID, Header.REQUEST_ID],
+        "prints": [Header.SOURCE],
         "results": results_headers(),
     }
     headers = {topic: [f"`{name}`" for name in names] for topic, names in written.items()}
-    headers["dead-letters"] = [*(f"`{name}`" for name in dead_letters_headers()), "the original ones"]
-    parts = [
-        _INTRODUCTION,
-        _table(("topic", "written by", "key", "value", "headers", "kept", "schema"), _topic_rows(headers)),
-        _READING,
-        "## HTTP bodies\n",
-        _table(("body", "schema"), ((schema["title"], _link(name)) for name, schema in bodies.items())),
-    ]
-    return "\n".join(parts)
+    return headers | {"dead-letters": [*(f"`{name}`" for name in dead_letters_headers()), "the original ones"]}
 
 
 def render() -> dict[str, str]:
@@ -287,7 +224,7 @@ def render() -> dict[str, str]:
         f"schemas/{name}.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
         for name, schema in (topics | bodies).items()
     }
-    return files | {"topics.md": topics_page(bodies)}
+    return files | {"topics.md": topics_page(bodies, headers_by_topic())}
 
 
 def _stale(docs: Path, files: Mapping[str, str]) -> list[Path]:
