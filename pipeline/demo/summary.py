@@ -30,7 +30,8 @@ def channel_table(call_id: str, answers: Answers) -> Table:
 
 def comparison_table(names: Sequence[str], scores: Mapping[str, Any]) -> Table:
     """Who is alike whom: log-likelihood ratios, above 2 the same voice, below 0 another."""
-    table = Table("", *names, title="voices compared (log-likelihood ratio: 0 undecided, higher more alike)")
+    title = "voices compared (log-likelihood ratio: 0 undecided, higher more alike)"
+    table = Table("", *names, title=title, min_width=len(title))
     width = scores["columns_count"]
     for row, name in enumerate(names):
         table.add_row(name, *(f"{value:+.2f}" for value in scores["values"][row * width : (row + 1) * width]))
