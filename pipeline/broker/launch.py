@@ -60,7 +60,8 @@ def run_foreground(
 
     Once it is ready `bootstrap.servers=HOST:PORT` is the first line on stdout. Progress and errors go to stderr.
     """
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Both explicitly: a shell lets what it starts in the background ignore SIGINT.
+    previous = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         chosen = open_broker(
             cache_dir, in_memory=in_memory, port=port, data_dir=data_dir, on_progress=_to_stderr, topics=topics
@@ -75,7 +76,8 @@ def run_foreground(
     except BrokerError as error:
         _to_stderr(str(error))
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     return 1
 
 

@@ -245,7 +245,8 @@ async def _run(demo: Demo, settings: Settings, *, keep: bool) -> int:
 def run_demo(settings: Settings, files: Sequence[Path], *, keep: bool, realtime: bool, as_json: bool) -> int:
     """Run the demo; 0 when all tasks are done, 1 when one is not or something cannot be started. Leaves nothing running."""
     demo = Demo(settings, files, realtime=realtime, as_json=as_json)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell lets what it starts in the background ignore SIGINT
+        signal.signal(number, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory(prefix="callstream-demo-") as folder, _backend(demo, Path(folder)) as here:
             return asyncio.run(_run(demo, here, keep=keep))

@@ -319,7 +319,8 @@ sys.exit(run_foreground(sys.argv[1], 0, None, sys.argv[2] == "memory"))
 @pytest.mark.parametrize("kind", ["kafka", "memory"])
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_foreground_says_where_it_is_and_ends_in_order(kind: str, ending: signal.Signals, tmp_path: Path) -> None:
-    argv = [sys.executable, "-c", _FOREGROUND, str(cache_dir()), kind]
+    # As a script starts it in the background: with SIGINT ignored.
+    argv = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", _FOREGROUND, str(cache_dir()), kind]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
@@ -327,7 +328,10 @@ def test_foreground_says_where_it_is_and_ends_in_order(kind: str, ending: signal
         assert name == "bootstrap.servers"
         _cluster_id(bootstrap)  # raises when nothing answers
         process.send_signal(ending)
-        rest, _ = process.communicate(timeout=_PATIENCE_S)
+        try:
+            rest, _ = process.communicate(timeout=_PATIENCE_S)
+        finally:
+            process.kill()
     assert (process.returncode, rest) == (0, "")
     assert list(tmp_path.iterdir()) == []
 
