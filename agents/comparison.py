@@ -58,6 +58,8 @@ class ComparisonStage(RequestStage[CallComparison]):
 
     async def prepare(self, begin: CallBegin, record: Record) -> None:
         """The watch list as the call met it first, whoever read the call then."""
+        if begin.options.technologies is not None and _COMPARISON not in begin.options.technologies:
+            return
         pinned = (await self._pinned.of(record)).get(begin.call_id)
         if pinned is None:
             pinned = CallReferences(begin.call_id, {subject: pack(one) for subject, one in self._watchlist.entries.items()})

@@ -17,7 +17,7 @@ class OptionsError(ValueError):
         self.technologies = technologies
 
 
-MAX_OPTIONS_CHARS = 800_000  # they travel with the call in one record
+MAX_OPTIONS_BYTES = 800_000  # they travel with the call in one record
 
 BY_DEFAULT = [
     Technology.VOICE_ACTIVITY_DETECTION,
@@ -31,8 +31,8 @@ def read_options(text: str | None) -> CallOptions:
     """Read the header; all technologies by default. Raises OptionsError with one line that says what is wrong."""
     if text is None:
         return CallOptions()
-    if len(text) > MAX_OPTIONS_CHARS:
-        raise OptionsError(f"options has {len(text)} characters, more than {MAX_OPTIONS_CHARS}", BY_DEFAULT)
+    if (size := len(text.encode())) > MAX_OPTIONS_BYTES:
+        raise OptionsError(f"options has {size} bytes, more than {MAX_OPTIONS_BYTES}", BY_DEFAULT)
     try:
         options = _DECODER.decode(text)
     except msgspec.ValidationError as error:
