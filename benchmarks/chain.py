@@ -9,6 +9,7 @@ of the partial result, while one call is sent as slowly as it was spoken.
 """
 
 import asyncio
+import logging
 import os
 import statistics
 import sys
@@ -210,6 +211,7 @@ def report_chain(settings: Settings, core: Core, limit_s: float, calls: int) -> 
 def main() -> None:
     """Measure and print."""
     settings = load()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a topic that is just being made has no leader yet
     print(describe())
     core = Core(settings)
     report_chain(settings, core, report_core(core), int(sys.argv[1]) if len(sys.argv) > 1 else 8)
