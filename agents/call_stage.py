@@ -4,6 +4,7 @@ Speech and prints may come twice (at-least-once delivery); a print counts once, 
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from typing import Generic, TypeVar
 
@@ -36,7 +37,7 @@ class CallInWork(Generic[Evidence]):
         self.receipts: list[Receipt] = []
 
 
-class CallStage(Generic[Evidence]):
+class CallStage(ABC, Generic[Evidence]):
     """One technology over a call's prints; subclasses say what evidence is and what follows from it."""
 
     name: str
@@ -48,17 +49,17 @@ class CallStage(Generic[Evidence]):
         self._calls: dict[str, CallInWork[Evidence]] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
 
+    @abstractmethod
     def new_evidence(self, begin: CallBegin) -> Evidence:
         """What is known before the first print."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add(self, evidence: Evidence, heard: Print) -> None:
         """Add an utterance."""
-        raise NotImplementedError
 
+    @abstractmethod
     def result(self, begin: CallBegin, evidence: Evidence) -> msgspec.Struct:
         """The result by now."""
-        raise NotImplementedError
 
     async def prepare(self, begin: CallBegin, record: Record) -> None:
         """Get what the call needs, before anything is said of it."""

@@ -1,6 +1,7 @@
 """What the agents that take start-task requests share: pending, running, then done or rejected."""
 
 import asyncio
+from abc import abstractmethod
 from typing import TypeVar
 
 import msgspec
@@ -20,9 +21,9 @@ class RequestStage(CallStage[Evidence]):
 
     topics: tuple[str, ...] = ("prints", "requests")
 
+    @abstractmethod
     def answer(self, request: StartTask) -> msgspec.Struct:
         """The result of a request; runs in a thread. Raises ListsError."""
-        raise NotImplementedError
 
     async def process(self, record: Record, receipt: Receipt) -> None:
         """Take a print or a request."""

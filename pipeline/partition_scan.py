@@ -1,7 +1,7 @@
 """What another topic says about a partition that was just taken over: read once, when the partition's first record comes."""
 
 import asyncio
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
 import stamina
@@ -15,7 +15,7 @@ from pipeline.settings import Settings
 Found = TypeVar("Found")
 
 
-class PartitionScan(Generic[Found]):
+class PartitionScan(ABC, Generic[Found]):
     """Reads the partition of the same number of `topic`, up to its end at that moment."""
 
     topic: str
