@@ -13,13 +13,14 @@ import numpy as np
 import soundfile
 import soxr
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from numpy.typing import NDArray
 
 from pipeline.audio import g711
 from pipeline.options import OptionsError, known_tasks, read_options
 from pipeline.records import headers_of
 from pipeline.settings import Settings
+from pipeline.whole_topic import partitions_of
 from schemas.media import MAX_CHANNELS, MAX_CHUNK_BYTES, SAMPLE_RATES_HZ, AudioFormat, Encoding, Header
 from schemas.tasks import Technology, call_task_id
 
@@ -126,6 +127,10 @@ class CallSender:
         )
         try:
             await self._producer.start()
+            await partitions_of(self._bootstrap, self._topic)  # or the first chunk would wait for its topic, without a word
+        except UnknownTopicOrPartitionError as error:
+            await self._producer.stop()
+            raise SendError(error.args[0] if error.args else str(error)) from None
         except (KafkaError, OSError) as error:
             with contextlib.suppress(Exception):
                 await self._producer.stop()

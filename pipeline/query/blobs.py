@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-FOLDER_NAME = "blobs"
+from pipeline.blobs import FOLDER_NAME
 
 Resolve = Callable[[str], bytes]
 

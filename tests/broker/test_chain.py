@@ -78,6 +78,13 @@ def test_a_file_goes_in_and_every_answer_can_be_read_by_task_id(system: System, 
     assert str(headers["source"]).count("/") == 2
 
 
+def test_sending_to_a_broker_without_topics_says_how_to_make_them(broker_bootstrap: str, tmp_path: Path) -> None:
+    done = System(settings_for(broker_bootstrap), tmp_path).run("send", str(sample_path()))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "callstream topics" in done.stderr
+
+
 def test_voiceprints_of_a_call_can_be_compared_and_sexed_over_http(system: System, query_url: str) -> None:
     send_call(system, "voices", sample_audio(0, 25))
     voiceprints = [channel["voiceprint"] for channel in system.wait_final("voices", ALL)[VOICEPRINT]["result"]["channels"]]

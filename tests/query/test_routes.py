@@ -10,8 +10,8 @@ import httpx
 import msgspec
 import pytest
 
+from pipeline.blobs import FOLDER_NAME
 from pipeline.query.app import Service
-from pipeline.query.blobs import FOLDER_NAME
 from pipeline.query.edge import MAX_ID_CHARS
 from pipeline.query.records import read_change
 from pipeline.query.view import TaskRow, now_ms
