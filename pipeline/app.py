@@ -13,6 +13,7 @@ from aiokafka.consumer.group_coordinator import GroupCoordinator
 from faust.transport.drivers import aiokafka as aiokafka_driver
 from mode.utils.loops import get_event_loop
 
+from pipeline.breaker import EXIT_BREAKER
 from pipeline.cancellation import is_asked_for
 from pipeline.health import HealthServer
 from pipeline.settings import Settings
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 ENTRY_POINTS = "callstream.agents"
 EXIT_ZOMBIE = 70
 _NEVER_S = 1e9
+_HEARTBEATS = 10  # in a session timeout
+_REBALANCE_S = 30.0
+_MAX_STANDSTILL_S = 3600.0  # the longest that a slow stage may take over the records that were fetched
 _WATCH_EVERY_S = 2.0
 _LAST_WORDS_S = 5.0  # for leaving the groups and closing connections
 
@@ -56,8 +60,8 @@ class _Consumer(aiokafka_driver.Consumer):
         await super().perform_seek()
         fresh = [place for place in self.assignment() if not self._committed_offset[place]]
         if fresh:
-            for place, offset in (await self.earliest_offsets(*fresh)).items():
-                await self.seek(place, offset)
+            # Not `seek`: that one touches the fetcher from this thread, while it gives out records on its own.
+            await self.seek_wait(await self.earliest_offsets(*fresh))
 
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -93,9 +97,11 @@ def build_app(name: str, settings: Settings) -> faust.App:
         producer_request_timeout=30.0,
         consumer_max_fetch_size=4 * 1_048_576,
         broker_commit_interval=0.5,
-        broker_session_timeout=20.0,
-        broker_heartbeat_interval=2.0,
-        broker_request_timeout=30.0,
+        broker_session_timeout=settings.session_timeout_s,
+        broker_heartbeat_interval=settings.session_timeout_s / _HEARTBEATS,
+        broker_request_timeout=max(30.0, settings.session_timeout_s),  # Faust refuses a shorter one
+        broker_rebalance_timeout=settings.grace_period_s + _REBALANCE_S,  # a member finishes its work before it joins again
+        broker_max_poll_interval=_MAX_STANDSTILL_S,
         stream_buffer_maxsize=256,
         # Faust's livelock detector takes records that are held on purpose for a stream that is stuck.
         stream_processing_timeout=_NEVER_S,
@@ -162,4 +168,4 @@ def _watch(runners: Sequence[StageRunner], grace_period_s: float) -> None:
                 os._exit(EXIT_ZOMBIE)
     pause.wait(grace_period_s + _LAST_WORDS_S)
     logger.critical("the agents did not end within %g s; the process ends, unfinished work will be done again", grace_period_s)
-    os._exit(EXIT_ZOMBIE)
+    os._exit(EXIT_BREAKER if any(runner.breaker.is_open for runner in runners) else EXIT_ZOMBIE)

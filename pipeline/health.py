@@ -23,7 +23,7 @@ class HealthServer:
         self._port = settings.worker_port
         self._runner: web.AppRunner | None = None
         self._registry = CollectorRegistry()
-        names = ("records", "dead_letters", "unacknowledged")
+        names = ("records", "dead_letters", "dead_letter_streak", "unacknowledged")
         self._gauges = {
             name: Gauge(f"callstream_{name}", f"{name} of an agent", ["agent"], registry=self._registry) for name in names
         }
@@ -56,5 +56,6 @@ class HealthServer:
             name = runner.stage.name
             self._gauges["records"].labels(name).set(runner.records_count)
             self._gauges["dead_letters"].labels(name).set(runner.dead_letters_count)
+            self._gauges["dead_letter_streak"].labels(name).set(runner.breaker.streak_count)
             self._gauges["unacknowledged"].labels(name).set(runner.unacknowledged())
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from pipeline.cancellation import uncancelled
 from pipeline.delivery import describe_error
-from pipeline.records import OutgoingRecord, Record, headers_of
+from pipeline.records import ORIGINAL, OutgoingRecord, Record, headers_of
 from pipeline.settings import Settings
 from pipeline.topics import MAX_DEAD_LETTER_BYTES
 from schemas.errors import DeadLetterType
@@ -36,8 +36,8 @@ def record_bytes(record: OutgoingRecord) -> int:
 class Publisher(Protocol):
     """Publishes records, each acknowledged by the broker before the call returns."""
 
-    async def publish(self, records: Sequence[OutgoingRecord]) -> None:
-        """Publish in order. Raises RecordTooLargeError; retries everything that may pass."""
+    async def publish(self, records: Sequence[OutgoingRecord]) -> list[int]:
+        """Publish in order; their offsets. Raises RecordTooLargeError; retries everything that may pass."""
 
 
 class FaustPublisher:
@@ -48,29 +48,35 @@ class FaustPublisher:
         self._settings = settings
         self._topics: dict[str, faust.TopicT] = {}
 
-    async def publish(self, records: Sequence[OutgoingRecord]) -> None:
+    async def publish(self, records: Sequence[OutgoingRecord]) -> list[int]:
         """Publish in order: each record is acknowledged before the next is sent."""
+        offsets = []
         for record in records:
             size = record_bytes(record)
             limit = MAX_DEAD_LETTER_BYTES if record.topic == "dead-letters" else MAX_RECORD_BYTES
             if size > limit:
                 raise RecordTooLargeError(f"{size} bytes for topic {record.topic}, more than {limit}")
-            await self._send(record)
+            offsets.append(await self._send(record))
+        return offsets
 
-    async def _send(self, record: OutgoingRecord) -> None:
+    async def _send(self, record: OutgoingRecord) -> int:
         async for attempt in stamina.retry_context(on=KafkaError, attempts=None, timeout=None, wait_initial=0.1, wait_max=5.0):
             with attempt:
                 try:
-                    await uncancelled(self._send_once(record))
+                    return await uncancelled(self._send_once(record))
                 except MessageSizeTooLargeError as error:
                     raise RecordTooLargeError(str(error)) from None
                 except KafkaError as error:
                     logger.warning("cannot publish to %s, trying again until it works: %s", record.topic, describe_error(error))
                     raise
+        raise AssertionError("retried for ever")
 
-    async def _send_once(self, record: OutgoingRecord) -> None:
+    async def _send_once(self, record: OutgoingRecord) -> int:
         topic = self._topic(record.topic)
-        await (await topic.send(key=record.key, value=record.value, headers=list(record.headers), partition=record.partition))
+        sent = await (
+            await topic.send(key=record.key, value=record.value, headers=list(record.headers), partition=record.partition)
+        )
+        return int(sent.offset)
 
     def _topic(self, name: str) -> faust.TopicT:
         topic = self._topics.get(name)
@@ -88,8 +94,8 @@ def dead_letter(record: Record, stage: str, error_type: DeadLetterType, message:
         Header.STAGE: stage,
         Header.SOURCE: record.source,
     }
-    kept = tuple((name, value) for name, value in record.headers if name not in added)
+    kept = tuple((f"{ORIGINAL}{name}" if name in added else name, value) for name, value in record.headers)
     if len(record.value or b"") > _MAX_BURIED_BYTES:
-        left_out = ("value-left-out", f"{len(record.value or b'')} bytes".encode())
+        left_out = (Header.VALUE_LEFT_OUT.value, f"{len(record.value or b'')} bytes".encode())
         return OutgoingRecord("dead-letters", record.key, None, (*headers_of(added), *kept, left_out))
     return OutgoingRecord("dead-letters", record.key, record.value, headers_of(added) + kept)

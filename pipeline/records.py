@@ -18,6 +18,7 @@ from schemas.media import (
     MediaChunk,
 )
 
+ORIGINAL = "original-"  # before the name of a header that a dead letter has of its own
 UNDECODABLE = (ValueError, RecursionError)  # what msgspec raises for hostile bytes
 
 _MAX_COUNT = 2**53  # what JSON and every client can hold exactly

@@ -49,6 +49,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: Annotated[int, Meta(ge=1, le=1024, description="records in work at once in each agent")] = 32
     inference_threads: Annotated[int, Meta(ge=1, le=256, description="threads for model inference in each worker")] = 2
     grace_period_s: Annotated[float, Meta(gt=0, le=3600, description="time to finish work in flight after SIGTERM")] = 30.0
+    session_timeout_s: Annotated[
+        float, Meta(ge=6, le=300, description="silence after which Kafka gives a worker's partitions to others")
+    ] = 20.0
+    dead_letter_limit: Annotated[
+        int, Meta(ge=0, description="calls in a row that may end in dead-letters before a worker stops; 0 for any number")
+    ] = 1000
+    dead_letter_ratio: Annotated[
+        float, Meta(gt=0, le=1, description="share of the last records that may end in dead-letters before it stops; 1 for all")
+    ] = 0.5
+    dead_letter_window: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="how many records that share is of, for each agent")
+    ] = 10_000
     language_model: Annotated[str, Meta(pattern="^(tiny|base|small)$", description="whisper size: tiny, base or small")] = (
         "base"
     )

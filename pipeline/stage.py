@@ -6,13 +6,15 @@ what may pass is retried where it arises; a dead letter that cannot be sent ends
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 import faust
 from faust.types import TP, StreamT
 
+from pipeline.breaker import Breaker, BreakerOpenError
 from pipeline.cancellation import uncancelled
 from pipeline.delivery import DeliveryWindow, Receipt, describe_error
 from pipeline.publishing import FaustPublisher, Publisher, RecordTooLargeError, dead_letter
@@ -104,6 +106,9 @@ class StageRunner:
         self.publisher: Publisher = FaustPublisher(app, settings)
         self.records_count = 0
         self.dead_letters_count = 0
+        self.breaker = Breaker(settings.dead_letter_limit, settings.dead_letter_ratio, settings.dead_letter_window)
+        self.end_worker: Callable[[], None] = _end_worker
+        self._clean: set[bytes] = set()  # keys of the records in work of which nothing is buried
         self._joined = False
         self._taking = False
         self._queue: asyncio.Queue[Any] | None = None
@@ -135,17 +140,49 @@ class StageRunner:
         await self._window.lanes.submit(record.key or b"", lambda: self._process(record, receipt))
 
     async def _process(self, record: Record, receipt: Receipt) -> None:
+        if self.breaker.is_open:
+            return  # it comes again, to a worker that can deal with it
         self.records_count += 1
-        await process_record(self.stage, self, record, receipt, is_ending=lambda: bool(self.app.should_stop))
+        key = record.key or b""
+        self._clean.add(key)
+        try:
+            await process_record(self.stage, self, record, receipt, is_ending=lambda: bool(self.app.should_stop))
+            if key in self._clean:
+                self.breaker.good()
+        finally:
+            self._clean.discard(key)
 
     async def bury(self, record: Record, error_type: DeadLetterType, message: str) -> None:
-        """Send a record to `dead-letters`."""
+        """Send a record to `dead-letters`. Raises BreakerOpenError when that is one too many: it is not sent."""
+        key = record.key or b""
+        if self.breaker.would_trip(key):
+            self._trip(record, error_type)
+        # Counted before it is sent: others are decided on meanwhile.
+        self.breaker.buried(key, error_type)
+        self._clean.discard(key)
         self.dead_letters_count += 1
         logger.warning("dead letter from %s: %s (%s), key %r", record.source, message, error_type, record.key)
         await self.publisher.publish([dead_letter(record, self.stage.name, error_type, message)])
 
+    def _trip(self, record: Record, error_type: DeadLetterType) -> NoReturn:
+        if not self.breaker.is_open:
+            self.breaker.open()
+            logger.critical(
+                "agent %s stops: %s; the next would be %s (%s), left unacknowledged. Look with `callstream dead-letters list`, "
+                "fix the cause, `callstream dead-letters replay`, start again; CALLSTREAM_DEAD_LETTER_LIMIT, "
+                "CALLSTREAM_DEAD_LETTER_RATIO and CALLSTREAM_DEAD_LETTER_WINDOW allow more",
+                self.stage.name,
+                self.breaker.describe(error_type),
+                record.source,
+                error_type,
+            )
+            self.end_worker()
+        raise BreakerOpenError(record.source)
+
     async def submit(self, key: Hashable, job: Callable[[], Awaitable[None]]) -> None:
         """Run a job behind the records of this key that wait."""
+        if self.breaker.is_open:
+            return
         await self._window.lanes.submit(key, job)
 
     async def is_caught_up(self, topic: str, partition: int) -> bool:
@@ -205,8 +242,15 @@ class StageRunner:
         return self._window.state().unacknowledged
 
     def _crash(self, error: BaseException) -> None:
+        if isinstance(error, BreakerOpenError):
+            return  # said, and the worker is ending
         logger.critical("stage %s cannot go on: %s", self.stage.name, describe_error(error))
         asyncio.ensure_future(self.app.crash(error))  # noqa: RUF006 - ends with the app
+
+
+def _end_worker() -> None:
+    # As a supervisor would: every stage of the process hands over in order.
+    signal.raise_signal(signal.SIGTERM)
 
 
 def to_record(event: faust.EventT[bytes]) -> Record:

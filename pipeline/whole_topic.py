@@ -24,6 +24,16 @@ async def partitions_of(bootstrap: str, topic: str) -> list[TopicPartition]:
         await admin.close()
 
 
+async def partition_numbers(bootstrap: str) -> dict[str, set[int]]:
+    """The partitions of every topic. Raises KafkaError when no broker answers."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    try:
+        await admin.start()
+        return {each["topic"]: {one["partition"] for one in each["partitions"]} for each in await admin.describe_topics()}
+    finally:
+        await admin.close()
+
+
 async def open_topic(bootstrap: str, topic: str, *, from_begin: bool) -> tuple[AIOKafkaConsumer, list[TopicPartition]]:
     """A started consumer of all partitions, at their begin or end. Raises KafkaError; then nothing is left open."""
     places = await partitions_of(bootstrap, topic)

@@ -9,6 +9,7 @@ import stamina
 from aiokafka.errors import KafkaError
 
 from pipeline.app import CallstreamWorker, UnknownAgentError, build_app, installed_agents
+from pipeline.breaker import EXIT_BREAKER
 from pipeline.delivery import describe_error
 from pipeline.settings import Settings
 from pipeline.stage import StageRunner
@@ -51,7 +52,10 @@ async def wait_for_topics(settings: Settings, names: Iterable[str]) -> None:
 
 
 def run(names: Sequence[str], settings: Settings) -> int:
-    """Run the agents until SIGTERM or SIGINT; the exit code is 0 when the process was asked to end."""
+    """Run the agents until SIGTERM or SIGINT.
+
+    The exit code is 0 when the process was asked to end, EXIT_BREAKER when a stage buried too much.
+    """
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for name in _LEVELS_OF_OTHERS:
         logging.getLogger(name).setLevel(max(_LEVELS_OF_OTHERS[name], logging.getLevelName(settings.log_level)))
@@ -61,4 +65,6 @@ def run(names: Sequence[str], settings: Settings) -> int:
     try:
         worker.execute_from_commandline()
     except SystemExit as end:
+        if any(runner.breaker.is_open for runner in runners):
+            return EXIT_BREAKER
         return end.code if isinstance(end.code, int) else 1

@@ -31,6 +31,8 @@ class Header(enum.StrEnum):
     STAGE = "stage"
     ERROR_TYPE = "error-type"
     ERROR_MESSAGE = "error-message"
+    VALUE_LEFT_OUT = "value-left-out"
+    REPLAY_OF = "replay-of"  # partition/offset of the dead letter that this record was
 
 
 class Encoding(enum.StrEnum):

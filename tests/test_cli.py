@@ -80,6 +80,12 @@ def _portable(variable: str, default: str) -> str:
         ["send", str(sample_path()), "--encoding", "opus"],
         ["worker", "--agents", "vad,telepathy"],
         ["demo", "no-such-file.wav"],
+        ["dead-letters", "show", "1-2"],
+        ["dead-letters", "list", "--since", "yesterday"],
+        ["dead-letters", "replay"],
+        ["dead-letters", "replay", "--limit", "5"],
+        ["dead-letters", "replay", "--all", "1/2"],
+        ["dead-letters", "replay", "--stage", "vad", "1/2"],
         ["no-such-command"],
     ],
 )
@@ -89,7 +95,17 @@ def test_a_usage_error_is_2(arguments: list[str]) -> None:
     assert done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["topics"], ["send", str(sample_path())], ["watch"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["topics"],
+        ["send", str(sample_path())],
+        ["watch"],
+        ["dead-letters", "list"],
+        ["dead-letters", "show", "0/0"],
+        ["dead-letters", "replay", "--all"],
+    ],
+)
 def test_without_a_broker_there_is_one_line_that_says_so(arguments: list[str]) -> None:
     done = run(*arguments)
     assert done.returncode == 1

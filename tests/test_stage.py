@@ -1,9 +1,12 @@
 """The frame on a real Faust agent (Faust's test_context), with a stage that says what to do in each record."""
 
+import contextlib
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from pipeline.app import build_app
@@ -22,10 +25,11 @@ class Listed:
         self.records: list[OutgoingRecord] = []
         self.broken = False
 
-    async def publish(self, records: Sequence[OutgoingRecord]) -> None:
+    async def publish(self, records: Sequence[OutgoingRecord]) -> list[int]:
         if self.broken:
             raise ConnectionError("no broker")
         self.records += records
+        return list(range(len(self.records) - len(records), len(self.records)))
 
 
 class Obedient:
@@ -38,8 +42,10 @@ class Obedient:
         self.seen: list[bytes | None] = []
         self.held: list[Receipt] = []
         self.failed: list[str] = []
+        self.ended: list[str] = []
 
-    async def start(self, frame: Frame) -> None: ...
+    async def start(self, frame: Frame) -> None:
+        self.frame = frame
 
     async def stop(self) -> None: ...
 
@@ -58,6 +64,13 @@ class Obedient:
                 raise DeadLetterError(DeadLetterType.HEADER_MISSING, "no sequence")
             case b"break":
                 raise ZeroDivisionError("division by zero")
+            case b"bury and go on":
+                await self.frame.bury(record, DeadLetterType.CHUNK_EMPTY, "empty")
+                receipt.release()
+            case b"bury in spite":
+                with contextlib.suppress(Exception):
+                    await self.frame.bury(record, DeadLetterType.CHUNK_EMPTY, "empty")
+                receipt.release()
             case b"hold":
                 self.held.append(receipt)
             case _:
@@ -68,19 +81,27 @@ class Opened:
     def __init__(self, runner: StageRunner, stage: Obedient, published: Listed, acknowledged: list[int], agent: Any) -> None:
         self.runner, self.stage, self.published, self.acknowledged, self.agent = runner, stage, published, acknowledged, agent
 
-    async def put(self, *values: bytes) -> None:
+    async def put(self, *values: bytes, key: bytes | None = b"call") -> None:
         for value in values:
-            await self.agent.put(value, key=b"call")
+            await self.agent.put(value, key=key)
+        assert await self.runner._window.drain(5.0)
+
+    async def put_calls(self, *values: bytes) -> None:
+        """Each record is of a call of its own, all at work at once."""
+        for number, value in enumerate(values):
+            await self.agent.put(value, key=b"call-%d" % number)
         assert await self.runner._window.drain(5.0)
 
 
 @asynccontextmanager
-async def opened(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Opened]:
-    settings = Settings()
+async def opened(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> AsyncIterator[Opened]:
+    settings = msgspec.structs.replace(Settings(), **changed)
     app = build_app("obedient", settings)
     stage, published, acknowledged = Obedient(), Listed(), []
     runner = StageRunner(app, stage, settings)
     runner.publisher = published
+    runner.end_worker = lambda: stage.ended.append("worker")
+    await stage.start(runner)
     app.finalize()
 
     def acknowledge(message: Any) -> bool:
@@ -131,3 +152,71 @@ async def test_a_dead_letter_that_cannot_be_sent_ends_the_process_with_the_recor
         await one.put(b"bury", b"a")
         assert [str(error) for error in crashes] == ["no broker"]
         assert one.acknowledged == []
+
+
+async def test_a_stage_that_buries_too_much_stops_and_the_record_stays(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(monkeypatch, dead_letter_limit=3) as one:
+        with caplog.at_level(logging.CRITICAL):
+            await one.put_calls(*[b"bury"] * 8)
+            await one.put(b"a", b"bury")
+        assert len(one.published.records) == 3
+        assert one.acknowledged == [0, 1, 2]
+        assert one.stage.ended == ["worker"]
+        assert b"a" not in one.stage.seen, "nothing is begun behind it"
+        [line] = [record.getMessage() for record in caplog.records]
+        for words in ("obedient", "3 of the last 3", "header.missing (4 ", "/0/3 ", "callstream dead-letters list", "LIMIT"):
+            assert words in line
+
+
+async def test_a_fault_that_would_be_one_dead_letter_too_many_fails_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(monkeypatch, dead_letter_limit=1) as one:
+        await one.put_calls(b"bury", b"break")
+        assert len(one.published.records) == 1
+        assert one.stage.failed == []
+        assert one.acknowledged == [0]
+
+
+async def test_good_records_between_keep_a_stage_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(monkeypatch, dead_letter_limit=2) as one:
+        for number in range(10):
+            await one.put_calls(b"bury", b"bury and go on")
+            await one.put(b"good %d" % number)
+        assert len(one.published.records) == 20
+        assert one.stage.ended == []
+        assert one.acknowledged == list(range(30))
+
+
+async def test_a_record_that_is_processed_and_buried_is_no_good_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(monkeypatch, dead_letter_limit=3) as one:
+        await one.put_calls(*[b"bury and go on"] * 8)
+        assert len(one.published.records) == 3
+        assert one.acknowledged == [0, 1, 2]
+        assert one.stage.ended == ["worker"]
+
+
+async def test_no_stage_can_take_the_last_straw_for_its_own_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(monkeypatch, dead_letter_limit=1) as one:
+        await one.put_calls(b"bury", b"bury in spite")
+        assert one.acknowledged == [0]
+
+
+async def test_the_share_of_the_last_records_stops_a_stage_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(monkeypatch, dead_letter_ratio=0.5, dead_letter_window=6) as one:
+        await one.put_calls(*[b"a", b"bury"] * 10)
+        assert one.stage.ended == []
+        await one.put(b"bury", b"bury", b"bury", b"bury")
+        assert len(one.published.records) == 10
+        assert one.stage.ended == ["worker"]
+
+
+async def test_what_a_timer_wants_done_is_not_begun_once_a_stage_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(monkeypatch, dead_letter_limit=1) as one:
+        await one.put_calls(b"bury", b"bury")
+
+        async def job() -> None:
+            raise AssertionError("begun")
+
+        await one.runner.submit(b"call", job)
+        assert await one.runner._window.drain(5.0)

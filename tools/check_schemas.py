@@ -163,6 +163,8 @@ def dead_letters_headers() -> dict[Header, Schema]:
         Header.ERROR_MESSAGE: _text("What is wrong, for people: one line."),
         Header.STAGE: _text("Who could not process it."),
         Header.SOURCE: _SOURCE,
+        Header.VALUE_LEFT_OUT: _text("The value's size, when it was too large to be kept.", pattern="^[0-9]+ bytes$"),
+        Header.REPLAY_OF: _text("The dead letter that this record was before it was replayed.", pattern="^[0-9]+/[0-9]+$"),
     }
 
 
@@ -190,7 +192,7 @@ def topic_documents() -> dict[str, Schema]:
         "snapshots": msgpack_document("Value of a snapshots record", stream.SnapshotRecord),
         "watchlist": json_document("Value of a watchlist record", stream.WatchlistEntry),
         "results": json_document("Value of a results record", results.Transition, ALL_RESULTS),
-        "dead-letters": headers_document("Headers of a dead-letters record", kept, buried, buried),
+        "dead-letters": headers_document("Headers of a dead-letters record", kept, buried, list(buried)[:4]),
     }
 
 
