@@ -15,7 +15,7 @@ from pipeline.options import known_tasks
 from pipeline.records import UNDECODABLE, DeadLetterError, OutgoingRecord, Record
 from pipeline.settings import Settings
 from pipeline.stage import Frame
-from pipeline.transitions import TaskLog, failed
+from pipeline.transitions import TaskLog, failed, until_written
 from schemas.errors import DeadLetterType, TaskError
 from schemas.stream import CallBegin, CallEnd, Fault, Print, PrintRecord
 from schemas.tasks import Technology
@@ -120,7 +120,7 @@ class CallStage(ABC, Generic[Evidence]):
                 await self._add(call, heard, source)
             case CallEnd():
                 result = await asyncio.to_thread(self.result, call.begin, call.evidence)
-                await self._close(call, await asyncio.to_thread(call.log.done, source, result, self.settings.data_dir))
+                await self._close(call, await until_written(call.log.done, source, result, self.settings.data_dir))
             case Fault():
                 await self._close(call, call.log.ended(source, failed(heard.message)))
             case CallBegin():

@@ -105,18 +105,19 @@ class ExtractionStage:
 
     async def process(self, record: Record, receipt: Receipt) -> None:
         """Extract one utterance; pass on what begins and ends a call. What was passed on already is not done again."""
-        if await self._index.holds(record):
-            receipt.release()
-            return
         try:
             speech = _DECODER.decode(record.value or b"")
         except UNDECODABLE as error:
             raise DeadLetterError(DeadLetterType.RECORD_INVALID, f"not a speech record: {error}") from None
+        if await self._index.holds(record, speech):
+            receipt.release()
+            return
         value = record.value
         if isinstance(speech, Utterance):
             heard = await asyncio.get_running_loop().run_in_executor(self._pool, extract, self._models, speech)
             value = _ENCODER.encode(heard)
         await self._publish(record, value)
+        await self._index.note(record, speech)
         receipt.release()
 
     async def fail(self, record: Record, message: str) -> None:
@@ -125,7 +126,8 @@ class ExtractionStage:
         await self._publish(record, _ENCODER.encode(fault))
 
     async def _publish(self, record: Record, value: bytes | None) -> None:
-        await self._publisher.publish([OutgoingRecord("prints", record.key, value, headers_of({Header.SOURCE: record.source}))])
+        source = headers_of({Header.SOURCE: record.source})
+        await self._publisher.publish([OutgoingRecord("prints", record.key, value, source, partition=record.partition)])
 
 
 class VoiceprintStage(CallStage[list[VoiceprintSum]]):

@@ -10,7 +10,7 @@ from agents.call_stage import CallStage
 from pipeline.delivery import Receipt
 from pipeline.records import DeadLetterError, Record
 from pipeline.start_tasks import ListsError, owner, read_start_task, task_log
-from pipeline.transitions import failed, rejected
+from pipeline.transitions import failed, rejected, until_written
 from schemas.requests import StartTask
 
 Evidence = TypeVar("Evidence")
@@ -46,7 +46,7 @@ class RequestStage(CallStage[Evidence]):
         except ListsError as error:
             final = log.ended(record.source, rejected(error.details))
         else:
-            final = await asyncio.to_thread(log.done, record.source, result, self.settings.data_dir)
+            final = await until_written(log.done, record.source, result, self.settings.data_dir)
         await self.publisher.publish([final])
 
     async def fail(self, record: Record, message: str) -> None:

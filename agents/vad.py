@@ -23,8 +23,9 @@ from pipeline.options import OptionsError, read_options
 from pipeline.records import DeadLetterError, OutgoingRecord, Record, call_id_of, correlation_id_of, read_media
 from pipeline.settings import Settings
 from pipeline.snapshots import SavedCalls, snapshot_record
+from pipeline.spoken import SpokenIndex
 from pipeline.stage import Frame, Stage
-from pipeline.transitions import TaskLog, rejected
+from pipeline.transitions import TaskLog, rejected, until_written
 from schemas.errors import DeadLetterType, ErrorDetail
 from schemas.media import MediaChunk
 from schemas.stream import CallEnded, CallSnapshot
@@ -53,6 +54,7 @@ class VadStage:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._saved = SavedCalls(settings)
+        self._spoken = SpokenIndex(self._saved)
         self._calls: dict[str, VadCall] = {}
         self._ended: OrderedDict[str, CallAssembler[Record]] = OrderedDict()
 
@@ -69,6 +71,7 @@ class VadStage:
     def forget(self) -> None:
         """Drop all open calls; those that have ended stay known, so that no chunk of theirs begins them anew."""
         self._saved.forget()
+        self._spoken.forget()
         self._calls.clear()
 
     async def process(self, record: Record, receipt: Receipt) -> None:
@@ -83,7 +86,7 @@ class VadStage:
             return
         call = self._calls.get(chunk.call_id)
         if call is None:
-            call = self._calls[chunk.call_id] = VadCall(chunk.call_id, self._settings, self._silero)
+            call = self._calls[chunk.call_id] = VadCall(chunk.call_id, self._settings, self._silero, set())
         call.arrived(chunk.sequence, record, receipt)
         await self._take(call, chunk, record)
 
@@ -91,13 +94,16 @@ class VadStage:
         """A call that was saved, by this worker or the one before it, goes on where it was."""
         if call_id in self._calls or call_id in self._ended:
             return
-        match await self._saved.of_call(call_id, record):
-            case CallSnapshot() as saved:
-                call = self._calls[call_id] = VadCall(call_id, self._settings, self._silero)
+        said = await self._spoken.of_call(call_id, record)  # reads the snapshots; a call is taken from them only behind that
+        saved = await self._saved.of_call(call_id, record)
+        if isinstance(saved, CallEnded):
+            self._remember(call_id, new_assembler(self._settings))
+            self._ended[call_id].restore_ended(saved)
+        elif saved is not None:
+            call = self._calls[call_id] = VadCall(call_id, self._settings, self._silero, said)
+            call.is_opened = True
+            if isinstance(saved, CallSnapshot):
                 call.restore(saved)
-            case CallEnded() as saved:
-                self._remember(call_id, new_assembler(self._settings))
-                self._ended[call_id].restore_ended(saved)
 
     async def _end_if_gap_in_time(self, chunk: MediaChunk, record: Record) -> None:
         call = self._calls.get(chunk.call_id)
@@ -124,6 +130,7 @@ class VadStage:
     async def _advance(self, call: VadCall, taken: Taken[Record], source: str) -> None:
         await self._bury_rejected(taken)
         if call.listener is None and call.assembler.format is not None:
+            await self._publish(call.opened_records(self._spoken.end(call.place[1])))
             await self._publish(call.begin(source))
         if call.listener is not None and taken.audio:
             await self._publish_heard(call, await self._compute(call.listener.feed, taken.audio), source)
@@ -136,7 +143,7 @@ class VadStage:
                 await self._publish(call.utterance(one, source))
 
     async def _save(self, call: VadCall, point: GridPoint) -> None:
-        saved = call.snapshot(point)
+        saved = call.snapshot(point, self._spoken.end(call.place[1]))
         await self._publish([snapshot_record(saved, call.place[1])])
         call.release(saved.assembly.next_sequence)
 
@@ -144,7 +151,7 @@ class VadStage:
         await self._advance(call, taken, source)
         if call.listener is not None:
             await self._publish_heard(call, await self._compute(call.listener.finish), source)
-            await self._publish(call.end(source))
+            await self._publish(await until_written(call.end, source))
         await self._close(call)
 
     async def _reject(self, call: VadCall, record: Record, error: OptionsError) -> None:
@@ -158,7 +165,7 @@ class VadStage:
         await self._close(call)
 
     async def _close(self, call: VadCall) -> None:
-        await self._publish([call.ended_record()])
+        await self._publish(call.ended_records())
         self._calls.pop(call.call_id, None)
         self._remember(call.call_id, call.assembler)
         call.release()
@@ -209,7 +216,10 @@ class VadStage:
             await self._frame.bury(one.origin, one.type, one.message)
 
     async def _publish(self, records: Sequence[OutgoingRecord]) -> None:
-        await self._frame.publisher.publish(records)
+        offsets = await self._frame.publisher.publish(records)
+        for record, offset in zip(records, offsets, strict=True):
+            if record.topic == "speech" and record.partition is not None:
+                self._spoken.advance(record.partition, offset)
 
     async def _compute(self, function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)

@@ -12,10 +12,11 @@ from pipeline.models.silero import SileroVad
 from pipeline.options import known_tasks, read_options
 from pipeline.records import OutgoingRecord, Record
 from pipeline.settings import Settings
-from pipeline.snapshots import snapshot_record
+from pipeline.snapshots import ended_records, snapshot_record
+from pipeline.spoken import SpeechId, speech_id
 from pipeline.transitions import TaskLog, derived_correlation_id, failed
 from schemas.media import CallOptions
-from schemas.stream import CallBegin, CallEnd, CallEnded, CallSnapshot, Fault, SpeechRecord, Utterance
+from schemas.stream import CallBegin, CallEnd, CallEnded, CallOpened, CallSnapshot, Fault, SpeechRecord, Utterance
 from schemas.tasks import Technology
 
 VAD = Technology.VOICE_ACTIVITY_DETECTION
@@ -31,8 +32,11 @@ def new_assembler(settings: Settings) -> CallAssembler[Record]:
 class VadCall:
     """A call in progress. It makes records; publishing them is the stage's."""
 
-    def __init__(self, call_id: str, settings: Settings, silero: SileroVad) -> None:
+    def __init__(self, call_id: str, settings: Settings, silero: SileroVad, said: set[SpeechId]) -> None:
+        """`said` is what another worker has said of the call on `speech` and would be said again."""
         self.call_id = call_id
+        self._said = said
+        self.is_opened = False
         self.assembler = new_assembler(settings)
         self.correlation_id = derived_correlation_id(call_id)
         self.listener: CallListener | None = None
@@ -82,6 +86,13 @@ class VadCall:
                 receipt.release()
         self._receipts = kept
 
+    def opened_records(self, speech_end: int) -> list[OutgoingRecord]:
+        """Before the call says anything: where a successor has to look for what it said."""
+        if self.is_opened:
+            return []
+        self.is_opened = True
+        return [snapshot_record(CallOpened(self.call_id, speech_end), self.place[1])]
+
     def begin(self, source: str) -> list[OutgoingRecord]:
         """The call's format is known: its tasks are pending, and voice activity detection runs."""
         audio_format = self.assembler.format
@@ -94,7 +105,7 @@ class VadCall:
         if VAD in tasks:
             self._log = TaskLog.of_call(VAD, self.call_id, self.correlation_id, first_revision=1)
             records.append(self._log.running(source))
-        return [*records, self._speech(CallBegin(self.call_id, audio_format.channels, options, self.correlation_id))]
+        return [*records, *self._speech(CallBegin(self.call_id, audio_format.channels, options, self.correlation_id))]
 
     def _open(self, listener: CallListener, segments_ms: list[list[tuple[int, int]]] | None) -> None:
         audio_format = self.assembler.format
@@ -109,14 +120,14 @@ class VadCall:
         span, audio = heard.span, heard.audio.astype("<i2").tobytes()
         self._segments.add(heard.channel, span)
         rate_hz = self.listener.rate_hz
-        records = [self._speech(Utterance(self.call_id, heard.channel, span.start_sample, span.end_sample, rate_hz, audio))]
+        records = self._speech(Utterance(self.call_id, heard.channel, span.start_sample, span.end_sample, rate_hz, audio))
         if self._log is not None:
             partial = self._segments.result(self.assembler.missing_bytes, span.end_sample)
             records.append(self._log.running(source, partial))
         return records
 
-    def snapshot(self, point: GridPoint) -> CallSnapshot:
-        """The call at a grid point, when everything before it is published."""
+    def snapshot(self, point: GridPoint, speech_end: int) -> CallSnapshot:
+        """The call at a grid point, when everything before it is published, on `speech` before `speech_end`."""
         assert self._segments is not None
         return CallSnapshot(
             self.call_id,
@@ -127,13 +138,14 @@ class VadCall:
             self._segments.state(),
             0 if self._log is None else self._log.revision,
             self.correlation_id,
+            speech_end,
         )
 
     def end(self, source: str) -> list[OutgoingRecord]:
         """The call was heard to its end."""
         assert self._segments is not None
         result = self._segments.result(self.assembler.missing_bytes)
-        records = [self._speech(CallEnd(self.call_id, len(result.channels)))]
+        records = self._speech(CallEnd(self.call_id, len(result.channels)))
         if self._log is not None:
             records.append(self._log.done(source, result, self._settings.data_dir))
         return records
@@ -142,16 +154,19 @@ class VadCall:
         """The call cannot be heard to its end."""
         if self.listener is None:
             return []
-        records = [self._speech(Fault(self.call_id, message))]
+        records = self._speech(Fault(self.call_id, message))
         if self._log is not None:
             records.append(self._log.ended(source, failed(message)))
         return records
 
-    def ended_record(self) -> OutgoingRecord:
+    def ended_records(self) -> list[OutgoingRecord]:
         """What keeps this call from beginning anew."""
         assembler = self.assembler
         ended = CallEnded(self.call_id, _EVERY_SEQUENCE, []) if assembler.abandoned else assembler.ended_state(self.call_id)
-        return snapshot_record(ended, self.place[1])
+        return ended_records(ended, self.place[1])
 
-    def _speech(self, record: SpeechRecord) -> OutgoingRecord:
-        return OutgoingRecord("speech", self.call_id.encode(), _MSGPACK.encode(record))
+    def _speech(self, record: SpeechRecord) -> list[OutgoingRecord]:
+        """The record, in the partition of the same number as the call's media; nothing when it was said."""
+        if speech_id(record) in self._said:
+            return []
+        return [OutgoingRecord("speech", self.call_id.encode(), _MSGPACK.encode(record), partition=self.place[1])]

@@ -31,6 +31,11 @@ class PartitionScan(ABC, Generic[Found]):
             scan = self._scans[first.partition] = asyncio.create_task(self._scan(first))
         return await asyncio.shield(scan)
 
+    def known(self, partition: int) -> Found | None:
+        """What was found for this partition; None when nobody asked yet, or the answer is not there."""
+        scan = self._scans.get(partition)
+        return scan.result() if scan is not None and scan.done() and not scan.cancelled() else None
+
     def forget(self) -> None:
         """The partitions are being assigned anew: others may write meanwhile."""
         for scan in self._scans.values():
@@ -45,9 +50,18 @@ class PartitionScan(ABC, Generic[Found]):
     def take(self, found: Found, record: "ConsumerRecord[bytes, bytes]", first: Record) -> None:
         """Add a record."""
 
-    def since_ms(self, first: Record) -> int:  # noqa: ARG002 - for subclasses
-        """Records before this time (ms since the epoch) need not be read."""
-        return 0
+    async def begin(
+        self,
+        consumer: AIOKafkaConsumer,
+        place: TopicPartition,
+        first: Record,  # noqa: ARG002 - for subclasses
+    ) -> int | None:
+        """The offset to read from; None when there is nothing to read."""
+        offsets: dict[TopicPartition, int] = await consumer.beginning_offsets([place])
+        return offsets[place]
+
+    def finish(self, found: Found, end: int) -> None:
+        """Everything before offset `end` was read."""
 
     async def _scan(self, first: Record) -> Found:
         async for attempt in stamina.retry_context(on=(KafkaError, OSError), attempts=None, timeout=None, wait_max=5.0):
@@ -64,13 +78,14 @@ class PartitionScan(ABC, Generic[Found]):
         try:
             consumer.assign([place])
             end = (await consumer.end_offsets([place]))[place]
-            begin = (await consumer.offsets_for_times({place: self.since_ms(first)}))[place]
-            consumer.seek(place, end if begin is None else begin.offset)
+            begin = await self.begin(consumer, place, first)
+            consumer.seek(place, end if begin is None else min(begin, end))
             found = self.empty()
             while await consumer.position(place) < end:
                 for records in (await consumer.getmany(timeout_ms=200)).values():
                     for record in records:
                         self.take(found, record, first)
+            self.finish(found, end)
             return found
         finally:
             await consumer.stop()

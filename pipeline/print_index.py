@@ -1,38 +1,57 @@
 """Which utterances have their print already: read from `prints` itself, so that no restart extracts them again.
 
-A print says in its `source` header which `speech` record it is of, and both stand in partitions of the same number. So the
-first record that a worker reads of a `speech` partition tells where to begin: no print of it or of those behind it is older.
+An utterance is known by its id, `call_id/channel/start_sample`, wherever on `speech` it stands. Prints are in the partition of
+the same number as their utterances, and brokers stamp both topics: the prints of the first record that a worker reads of a
+`speech` partition, and of those behind it, are not older than that record.
 """
 
-from aiokafka import ConsumerRecord
+from collections import OrderedDict
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from pipeline.partition_scan import PartitionScan
-from pipeline.records import Record
-from schemas.media import Header
+from pipeline.records import UNDECODABLE, Record
+from pipeline.spoken import SpeechId, speech_id
+from schemas.stream import PrintRecord, SpeechRecord
 
-_CLOCK_SKEW_S = 120.0  # between the clocks of the worker that heard an utterance and the one that extracted it
+_CLOCK_SKEW_S = 120.0  # between the clocks of two brokers
+_REMEMBERED = 100_000  # ids of a partition
+_DECODER: msgspec.msgpack.Decoder[PrintRecord] = msgspec.msgpack.Decoder(PrintRecord)
+
+Known = OrderedDict[tuple[str, SpeechId], None]
 
 
-class PrintIndex(PartitionScan[set[int]]):
-    """The `speech` offsets whose prints were there when a partition was taken over."""
+class PrintIndex(PartitionScan[Known]):
+    """What of a `speech` partition has been passed on to `prints`."""
 
     topic = "prints"
 
-    def empty(self) -> set[int]:
-        """No offsets."""
-        return set()
+    def empty(self) -> Known:
+        """Nothing."""
+        return OrderedDict()
 
-    def since_ms(self, first: Record) -> int:
+    async def begin(self, consumer: AIOKafkaConsumer, place: TopicPartition, first: Record) -> int | None:
         """Some time before the first utterance was heard."""
-        return max(0, int((first.timestamp_s - _CLOCK_SKEW_S) * 1000))
+        since_ms = max(0, int((first.timestamp_s - _CLOCK_SKEW_S) * 1000))
+        found = (await consumer.offsets_for_times({place: since_ms}))[place]
+        return None if found is None else int(found.offset)
 
-    def take(self, found: set[int], record: "ConsumerRecord[bytes, bytes]", first: Record) -> None:
-        """Note which record this print is of."""
-        source = dict(record.headers).get(Header.SOURCE, b"").decode(errors="replace")
-        place, _, offset = source.rpartition("/")
-        if place == f"{first.topic}/{first.partition}" and offset.isdecimal():
-            found.add(int(offset))
+    def take(self, found: Known, record: "ConsumerRecord[bytes, bytes]", first: Record) -> None:  # noqa: ARG002 - of the base
+        """Note a print, a begin or an end."""
+        try:
+            one = _DECODER.decode(record.value or b"")
+        except UNDECODABLE:
+            return
+        found[one.call_id, speech_id(one)] = None
 
-    async def holds(self, speech: Record) -> bool:
-        """Whether this utterance's print is there."""
-        return speech.offset in await self.of(speech)
+    async def holds(self, record: Record, speech: SpeechRecord) -> bool:
+        """Whether this was passed on."""
+        return (speech.call_id, speech_id(speech)) in await self.of(record)
+
+    async def note(self, record: Record, speech: SpeechRecord) -> None:
+        """This was passed on."""
+        known = await self.of(record)
+        known[speech.call_id, speech_id(speech)] = None
+        if len(known) > _REMEMBERED:
+            known.popitem(last=False)

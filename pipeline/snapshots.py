@@ -1,13 +1,14 @@
 """Calls as the VAD agent saved them: read from the compacted topic `snapshots` when a `media` partition is taken over."""
 
 import logging
+import math
 
 import msgspec
 from aiokafka import ConsumerRecord
 
 from pipeline.partition_scan import PartitionScan
 from pipeline.records import UNDECODABLE, OutgoingRecord, Record
-from schemas.stream import CallEnded, CallReferences, CallSnapshot, SnapshotRecord
+from schemas.stream import CallEnded, CallOpened, CallReferences, CallSnapshot, SnapshotRecord
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +17,11 @@ TOPIC = "snapshots"
 _DECODER: msgspec.msgpack.Decoder[SnapshotRecord] = msgspec.msgpack.Decoder(SnapshotRecord)
 _ENCODER = msgspec.msgpack.Encoder()
 
-SavedCall = CallSnapshot | CallEnded
+SavedCall = CallOpened | CallSnapshot | CallEnded
+
+# Compaction keeps the last record of a key. What must outlive a late word of a worker that was believed dead has a key of its
+# own; no call id begins with such a byte, since it is not UTF-8.
+_ENDED, _REFERENCES = b"\xff", b"\xfe"
 
 
 def decode_snapshot(record: "ConsumerRecord[bytes, bytes]") -> SnapshotRecord | None:
@@ -33,9 +38,17 @@ def decode_snapshot(record: "ConsumerRecord[bytes, bytes]") -> SnapshotRecord | 
 
 def is_newer(one: SavedCall, other: SavedCall | None) -> bool:
     """Whether this says more of the call: a worker that was believed dead may have written behind its successor."""
-    if other is None or isinstance(one, CallEnded):
-        return True
-    return isinstance(other, CallSnapshot) and one.block >= other.block
+    return other is None or _progress(one) >= _progress(other)
+
+
+def _progress(saved: SavedCall) -> float:
+    match saved:
+        case CallOpened():
+            return -1
+        case CallSnapshot():
+            return saved.block
+        case CallEnded():
+            return math.inf
 
 
 class SavedCalls(PartitionScan[dict[str, SavedCall]]):
@@ -76,5 +89,10 @@ class PinnedReferences(PartitionScan[dict[str, CallReferences]]):
 
 def snapshot_record(saved: SnapshotRecord, partition: int) -> OutgoingRecord:
     """A `snapshots` record, in the partition of the same number as the records of the call that its writer reads."""
-    key = f"{saved.call_id}/references" if isinstance(saved, CallReferences) else saved.call_id
-    return OutgoingRecord(TOPIC, key.encode(), _ENCODER.encode(saved), partition=partition)
+    kind = _ENDED if isinstance(saved, CallEnded) else _REFERENCES if isinstance(saved, CallReferences) else b""
+    return OutgoingRecord(TOPIC, kind + saved.call_id.encode(), _ENCODER.encode(saved), partition=partition)
+
+
+def ended_records(saved: CallEnded, partition: int) -> list[OutgoingRecord]:
+    """The call has ended, and its snapshot can go."""
+    return [snapshot_record(saved, partition), OutgoingRecord(TOPIC, saved.call_id.encode(), None, partition=partition)]

@@ -36,6 +36,7 @@ class Topic:
     segment_ms: int
     max_message_bytes: int = MAX_RECORD_BYTES
     min_compaction_lag_ms: int | None = None
+    stamped_by_broker: bool = False  # LogAppendTime: the clocks of those that write do not matter
 
     def config(self, replication_factor: int) -> dict[str, str]:
         """The topic's settings as the broker takes them."""
@@ -46,6 +47,7 @@ class Topic:
             "max.message.bytes": self.max_message_bytes,
             "min.insync.replicas": max(1, min(2, replication_factor - 1)),
             "min.compaction.lag.ms": self.min_compaction_lag_ms,
+            "message.timestamp.type": "LogAppendTime" if self.stamped_by_broker else None,
         }
         return {name: str(value) for name, value in values.items() if value is not None}
 
@@ -54,8 +56,9 @@ class Topic:
 TOPICS = (
     Topic("media", "delete", _DAY_MS, _HOUR_MS),
     Topic("requests", "delete", _DAY_MS, _HOUR_MS),
-    Topic("speech", "delete", _DAY_MS, _HOUR_MS),
-    Topic("prints", "delete", _DAY_MS, _HOUR_MS),
+    # The index of prints compares the times of these two.
+    Topic("speech", "delete", _DAY_MS, _HOUR_MS, stamped_by_broker=True),
+    Topic("prints", "delete", _DAY_MS, _HOUR_MS, stamped_by_broker=True),
     # What is superseded may still be read for a while: a worker that was believed dead may write behind its successor.
     Topic("snapshots", "compact,delete", _DAY_MS, _HOUR_MS // 6, min_compaction_lag_ms=_HOUR_MS // 6),
     Topic("watchlist", "compact", None, _DAY_MS),

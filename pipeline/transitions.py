@@ -1,9 +1,14 @@
 """State transitions of tasks as `results` records."""
 
+import asyncio
+import logging
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import msgspec
+import stamina
 
 from pipeline.blobs import BlobStore
 from pipeline.publishing import MAX_RECORD_BYTES
@@ -12,6 +17,11 @@ from schemas.errors import ErrorDetail, TaskError, TaskErrorType
 from schemas.media import Header
 from schemas.results import Transition
 from schemas.tasks import NAMESPACE, TaskInfo, TaskState, Technology, call_task_id
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _JSON = msgspec.json.Encoder()
 _ENVELOPE_BYTES = 4096  # room for all but the result
@@ -38,6 +48,18 @@ def _short(detail: ErrorDetail) -> ErrorDetail:
 def derived_correlation_id(text: str) -> str:
     """A correlation id where none was given; derived, so that a replay repeats it."""
     return str(uuid.uuid5(NAMESPACE, f"{text}/correlation"))
+
+
+async def until_written(make: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Make records in a thread; while the blob store is full or away the task stays as it is, and so does its input."""
+    async for attempt in stamina.retry_context(on=OSError, attempts=None, timeout=None, wait_initial=0.5, wait_max=5.0):
+        with attempt:
+            try:
+                return await asyncio.to_thread(make, *arguments, **named)
+            except OSError as error:
+                logger.warning("a result cannot be written, trying again until it works: %s", error)
+                raise
+    raise AssertionError("retried for ever")
 
 
 class TaskLog:

@@ -89,11 +89,22 @@ class AssemblyState(msgspec.Struct, frozen=True, omit_defaults=True):
     options: str | None = None
 
 
+class CallOpened(msgspec.Struct, frozen=True, tag="opened", tag_field="kind"):
+    """A call that is about to begin, on `snapshots` under its call id.
+
+    Whatever it says on `speech` has an offset of `speech_end` or more.
+    """
+
+    call_id: str
+    speech_end: int
+
+
 class CallSnapshot(msgspec.Struct, frozen=True, tag="snapshot", tag_field="kind"):
     """A call in progress as the VAD agent left it at a grid point, on `snapshots` under its call id (MessagePack).
 
     `assembly` is where to read on: at or before `first_block`. From there to `block` (both in blocks of 160 ms) audio is only
     kept; from `block` on it is heard. `detectors` are the channels' detectors, `segments_ms` what was found before.
+    Whatever the call says on `speech` after this has an offset of `speech_end` or more.
     """
 
     call_id: str
@@ -104,10 +115,11 @@ class CallSnapshot(msgspec.Struct, frozen=True, tag="snapshot", tag_field="kind"
     segments_ms: list[list[tuple[int, int]]]
     revision: int
     correlation_id: str
+    speech_end: int = 0
 
 
 class CallEnded(msgspec.Struct, frozen=True, tag="ended", tag_field="kind"):
-    """A call that has ended, so that no chunk of it that comes again begins it anew."""
+    """A call that has ended, so that no chunk of it that comes again begins it anew; on `snapshots` under a key of its own."""
 
     call_id: str
     next_sequence: int
@@ -124,7 +136,7 @@ class CallReferences(msgspec.Struct, frozen=True, tag="references", tag_field="k
     voiceprints: dict[str, bytes]
 
 
-SnapshotRecord = CallSnapshot | CallEnded | CallReferences
+SnapshotRecord = CallOpened | CallSnapshot | CallEnded | CallReferences
 
 
 class WatchlistEntry(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -67,11 +67,14 @@ class Bench:
         for frame in self.frames:
             await frame.stage.stop()
 
-    async def publish(self, records: Sequence[OutgoingRecord]) -> None:
+    async def publish(self, records: Sequence[OutgoingRecord]) -> list[int]:
+        offsets = []
         for one in records:
             if record_bytes(one) > (MAX_DEAD_LETTER_BYTES if one.topic == "dead-letters" else MAX_RECORD_BYTES):
                 raise RecordTooLargeError(f"{record_bytes(one)} bytes for {one.topic}")
+            offsets.append(len(self.log[one.topic]))
             self._append(one.topic, one.key, one.value, one.headers)
+        return offsets
 
     def _append(self, topic: str, key: bytes | None, value: bytes | None, headers: tuple[tuple[str, bytes], ...]) -> None:
         record = Record(topic, 0, len(self.log[topic]), key, value, headers, self.clock_s)

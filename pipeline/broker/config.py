@@ -25,6 +25,15 @@ class Node:
     controller_port: int
 
 
+@dataclass(frozen=True)
+class Membership:
+    """A node's place in a cluster: the nodes of the quorum (itself among them) and the id that all of them share."""
+
+    node: Node
+    quorum: Sequence[Node]
+    cluster_id: str
+
+
 def server_properties(node: Node, quorum: Sequence[Node], extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The properties of `node` in a cluster of the nodes in `quorum` (itself among them).
 

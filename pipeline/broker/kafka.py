@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.broker import config
-from pipeline.broker.config import HOST, Node, render, server_properties
+from pipeline.broker.config import HOST, Membership, Node, render, server_properties
 from pipeline.broker.errors import BrokerError
 from pipeline.broker.jars import Progress, archive_path, ensure_jars, keep_archive, no_progress
 from pipeline.broker.java import find_java
@@ -35,6 +35,7 @@ class EmbeddedBroker:
         data_dir: a folder that keeps the data; without it they go with the broker.
         on_progress: is told, line by line, what takes time.
         properties: server properties that override ours.
+        membership: this node's place in a cluster; without it the node is alone. It says the port too.
 
     Raises:
         BrokerError: from `start` (and so from `with`), with one line.
@@ -48,10 +49,12 @@ class EmbeddedBroker:
         data_dir: str | Path | None = None,
         on_progress: Progress | None = None,
         properties: Mapping[str, str] | None = None,
+        membership: Membership | None = None,
     ) -> None:
         self._cache_dir = Path(cache_dir).absolute()
-        self._fixed_port = port != 0
-        self._port = port
+        self._membership = membership
+        self._port = port if membership is None else membership.node.port
+        self._fixed_port = self._port != 0
         self._named_dir = None if data_dir is None else Path(data_dir).absolute()
         self._on_progress = on_progress or no_progress
         self._properties = dict(properties or {})
@@ -180,17 +183,18 @@ class EmbeddedBroker:
     def _write_configuration(self) -> None:
         if not self._fixed_port:
             self._port = free_port()
-        node = Node(_NODE_ID, self._port, free_port(self._port))
+        alone = Node(_NODE_ID, self._port, free_port(self._port))
+        node, quorum = (alone, [alone]) if self._membership is None else (self._membership.node, self._membership.quorum)
         (self._data_dir / config.TMP_DIR).mkdir(exist_ok=True)
         shutil.copyfile(_HERE / config.LOG_CONFIG_FILE, self._data_dir / config.LOG_CONFIG_FILE)
-        text = render(server_properties(node, [node], self._properties))
+        text = render(server_properties(node, quorum, self._properties))
         (self._data_dir / config.CONFIG_FILE).write_text(text, encoding="ascii")
 
     def _format_storage(self) -> None:
         """Give a new data folder its cluster id, as kafka-storage.sh does."""
         if self._identity.exists():
             return
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode("ascii").rstrip("=")
+        cluster_id = new_cluster_id() if self._membership is None else self._membership.cluster_id
         main = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "--config", config.CONFIG_FILE]
         if self._running().run([*self._java(), *main], self._output, _START_TIMEOUT_S) != 0:
             raise BrokerError(f"Apache Kafka cannot format {self._data_dir}: {self._last_words()}")
@@ -234,6 +238,11 @@ class EmbeddedBroker:
     @property
     def _output(self) -> Path:
         return self._data_dir / config.OUTPUT_FILE
+
+
+def new_cluster_id() -> str:
+    """A cluster id in Kafka's form: 16 random bytes in URL-safe Base64."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode("ascii").rstrip("=")
 
 
 def _size(path: Path) -> int:

@@ -94,6 +94,7 @@ def test_a_successor_repeats_every_byte_and_hears_little_twice(
             begin += given_back
     for topic in ("results", "speech", "dead-letters"):
         assert spoken(log, topic) == spoken(undisturbed, topic)
+    assert len(log["speech"]) == len(undisturbed["speech"])  # nothing is said twice
 
 
 def test_no_more_than_thirty_seconds_are_heard_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,7 @@ from schemas.stream import (
     CallBegin,
     CallEnd,
     CallEnded,
+    CallOpened,
     CallReferences,
     CallSnapshot,
     Fault,
@@ -163,8 +164,9 @@ MSGPACK_RECORDS = {
     "print": Golden(Print(CALL_ID, 1, 4000, 4004, 8000, b"voiceprint", bytes(8)), PrintRecord),
     "end": Golden(CallEnd(CALL_ID, 2), PrintRecord),
     "snapshot": Golden(
-        CallSnapshot(CALL_ID, ASSEMBLY, 99, 200, [b"detector"], [[(500, 2000)], []], 7, "correlation-1"), SnapshotRecord
+        CallSnapshot(CALL_ID, ASSEMBLY, 99, 200, [b"detector"], [[(500, 2000)], []], 7, "correlation-1", 31), SnapshotRecord
     ),
+    "opened": Golden(CallOpened(CALL_ID, 30), SnapshotRecord),
     "references": Golden(CallReferences(CALL_ID, {"anna": b"voiceprint"}), SnapshotRecord),
     "ended": Golden(CallEnded(CALL_ID, 42, [(3, 5)]), SnapshotRecord),
     "fault": Golden(Fault(CALL_ID, "a fault"), SpeechRecord),
