@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,27 @@ PATIENCE_S = 90.0
 
 
 class Process:
-    """A `callstream` command in the background; its stderr goes to a file."""
+    """A `callstream` command in the background; its stderr goes to a file. `command` runs it in another way."""
 
-    def __init__(self, arguments: list[str], environment: dict[str, str], log: Path) -> None:
+    def __init__(self, arguments: list[str], environment: dict[str, str], log: Path, command: Sequence[str] = CLI) -> None:
         self.log = log
         with log.open("ab") as output:
             self._popen = subprocess.Popen(
-                [*CLI, *arguments], env=os.environ | environment, stdout=output, stderr=output, start_new_session=True
+                [*command, *arguments], env=os.environ | environment, stdout=output, stderr=output, start_new_session=True
             )
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def poll(self) -> int | None:
+        return self._popen.poll()
+
+    def wait(self, timeout_s: float) -> int:
+        return self._popen.wait(timeout=timeout_s)
+
+    def signal(self, number: signal.Signals) -> None:
+        self._popen.send_signal(number)
 
     def kill(self) -> None:
         self._popen.kill()
@@ -57,14 +70,16 @@ class System:
             "CALLSTREAM_LANGUAGE_MODEL": settings.language_model,
             "CALLSTREAM_IDLE_TIMEOUT_S": str(settings.idle_timeout_s),
             "CALLSTREAM_DATA_DIR": str(folder / "data"),
+            "CALLSTREAM_REPLICATION_FACTOR": str(settings.replication_factor),
+            "CALLSTREAM_SESSION_TIMEOUT_S": str(settings.session_timeout_s),
         }
         self._broker = {"bootstrap.servers": settings.broker, "log_level": "0"}
         self._producer = Producer(self._broker | {"message.max.bytes": "4000000", "partitioner": "murmur2_random"})
         self._started: list[Process] = []
 
-    def start(self, *arguments: str, **environment: str) -> Process:
+    def start(self, *arguments: str, command: Sequence[str] = CLI, **environment: str) -> Process:
         log = self.folder / f"{arguments[0]}-{len(self._started)}.log"
-        process = Process(list(arguments), self.environment | environment, log)
+        process = Process(list(arguments), self.environment | environment, log, command)
         self._started.append(process)
         return process
 

@@ -1,0 +1,125 @@
+"""Workers that are killed, asked to end, frozen, added and taken away: no call notices."""
+
+import random
+import signal
+import time
+
+import pytest
+
+from tests.faults.calls import interleaved, make_calls
+from tests.faults.conftest import SESSION_TIMEOUT_S, Reporter, pick
+from tests.faults.feed import Feed
+from tests.faults.outcome import Expected, Outcome
+from tests.faults.pool import Pool
+from tests.system import System
+
+pytestmark = pytest.mark.broker
+
+SEEDS = pick([1], [1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_workers_are_killed_and_asked_to_end(system: System, expected: Expected, report: Reporter, seed: int) -> None:
+    calls = make_calls(pick(100, 2000), seed)
+    kills, terms = pick((3, 2), (30, 30))
+    chance = random.Random(seed)
+    records = interleaved(calls, chance)
+    with Outcome(system) as outcome, Pool(system, pick(2, 4), CALLSTREAM_INFERENCE_THREADS="1") as pool:
+        with Feed(system.settings, records, seconds=pick(15, 120)):
+            time.sleep(pick(6, 20))  # the first ones have joined
+            pool.storm([signal.SIGKILL] * kills + [signal.SIGTERM] * terms, chance, (0.1, 1.0))
+        outcome.wait(calls, pick(120, 900))
+        letters = outcome.dead_letters()
+        verdict = outcome.judge(calls, expected)
+        report(seed, f"{kills} SIGKILL, {terms} SIGTERM", calls, verdict, outcome, pool, len(letters))
+        verdict.check()
+        assert letters == []
+
+
+DOOMS = (
+    "sent:speech:{n}",  # after a send, before anything is acknowledged
+    "sent:prints:{n}",
+    "sent:results:{n}",
+    "sent:snapshots:1",  # after a snapshot, before its chunks are released
+    "acknowledged:{n}",
+    "recovery:begin:{few}",
+    "recovery:end:{few}",
+    "rebalance:begin:{few}",
+    "rebalance:drained:{few}",
+    "rebalance:end:{few}",
+    "assigned:{few}",
+)
+
+
+@pytest.mark.parametrize("seed", pick([1], list(range(1, 21))))
+def test_a_worker_dies_at_each_boundary(system: System, expected: Expected, report: Reporter, seed: int) -> None:
+    chance = random.Random(seed)
+    dooms = [doom.format(n=chance.randint(1, 12), few=chance.randint(1, 3)) for doom in DOOMS]
+    chance.shuffle(dooms)
+    calls = []
+    with Outcome(system) as outcome, Pool(system, 3, dooms, CALLSTREAM_INFERENCE_THREADS="1") as pool:
+        for batch in range(60):
+            if not pool.doomed():
+                break
+            fresh = make_calls(8, seed, f"boundary-{batch}", long_share=0.15)
+            with Feed(system.settings, interleaved(fresh, chance), seconds=5):
+                calls += fresh
+            if batch % 4 == 3:
+                pool.send(2, signal.SIGTERM)  # for those who wait for a rebalance
+        outcome.wait(calls, 180)
+        letters = outcome.dead_letters()
+        verdict = outcome.judge(calls, expected)
+        report(seed, f"{len(dooms)} boundaries", calls, verdict, outcome, pool, len(letters))
+        verdict.check()
+        assert letters == []
+        assert pool.exits.count(-signal.SIGKILL) == len(dooms)
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_a_frozen_worker_comes_back(system: System, expected: Expected, report: Reporter, seed: int) -> None:
+    """Its partitions went to another; what it still holds must not harm them."""
+    chance = random.Random(seed)
+    times = pick(1, 10)
+    frozen_s = SESSION_TIMEOUT_S + 3
+    calls = make_calls(pick(40, 400), seed, "frozen", long_share=0.1)
+    with Outcome(system) as outcome, Pool(system, 2, CALLSTREAM_INFERENCE_THREADS="1") as pool:
+        with Feed(system.settings, interleaved(calls, chance), seconds=times * (frozen_s + 8) + 8):
+            time.sleep(8)
+            for _ in range(times):
+                slot = chance.randrange(2)
+                pool.send(slot, signal.SIGSTOP)
+                time.sleep(frozen_s)
+                pool.send(slot, signal.SIGCONT)
+                time.sleep(chance.uniform(3, 8))
+        outcome.wait(calls, 180)
+        letters = outcome.dead_letters()
+        verdict = outcome.judge(calls, expected)
+        report(seed, f"{times} SIGSTOP of {frozen_s:g} s", calls, verdict, outcome, pool, len(letters))
+        verdict.check()
+        assert letters == []
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_workers_come_and_go(system: System, expected: Expected, report: Reporter, seed: int) -> None:
+    """One to four to one, under load; every worker that is asked to end does so in order."""
+    chance = random.Random(seed)
+    times = pick(1, 10)
+    calls = make_calls(pick(60, 600), seed, "scaled", long_share=0.05)
+    with Outcome(system) as outcome, Pool(system, 1, CALLSTREAM_INFERENCE_THREADS="1") as pool:
+        with Feed(system.settings, interleaved(calls, chance), seconds=25 * times):
+            codes = []
+            for _ in range(times):
+                time.sleep(3)
+                for _ in range(3):
+                    pool.add()
+                    time.sleep(chance.uniform(0.5, 2))
+                time.sleep(6)
+                codes += [pool.retire() for _ in range(3)]
+        outcome.wait(calls, 180)
+        letters = outcome.dead_letters()
+        verdict = outcome.judge(calls, expected)
+        report(seed, f"{times} x 1 to 4 to 1", calls, verdict, outcome, pool, len(letters))
+        verdict.check()
+        assert letters == []
+        assert codes == [0] * 3 * times
+        assert pool.exits == []
