@@ -30,6 +30,7 @@ from pipeline.audio.listener import CallListener, HeardUtterance
 from pipeline.audio.resampling import to_wide
 from pipeline.broker.kafka import EmbeddedBroker
 from pipeline.broker.process import GuardedProcess
+from pipeline.cancellation import stop_consumer
 from pipeline.sample import sample_path
 from pipeline.sending import CallSender, SendOptions
 from pipeline.settings import Settings, load
@@ -133,7 +134,7 @@ async def send_and_follow(settings: Settings, call_ids: list[str], *, realtime: 
             if all(len(done) == 4 for done in final.values()):
                 return
     finally:
-        await consumer.stop()
+        await stop_consumer(consumer)
 
 
 async def latencies_ms(settings: Settings, call_id: str) -> dict[Technology, list[float]]:
@@ -166,7 +167,7 @@ async def _all_records(settings: Settings, topic: str) -> list:  # type: ignore[
                     records += batch
         return records
     finally:
-        await consumer.stop()
+        await stop_consumer(consumer)
 
 
 def report_core(core: Core) -> float:

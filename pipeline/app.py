@@ -14,7 +14,7 @@ from faust.transport.drivers import aiokafka as aiokafka_driver
 from mode.utils.loops import get_event_loop
 
 from pipeline.breaker import EXIT_BREAKER
-from pipeline.cancellation import is_asked_for
+from pipeline.cancellation import stop_consumer
 from pipeline.health import HealthServer
 from pipeline.settings import Settings
 from pipeline.stage import StageRunner
@@ -42,15 +42,11 @@ def installed_agents() -> dict[str, EntryPoint]:
 
 class _ConsumerThread(aiokafka_driver.AIOKafkaConsumerThread):
     async def on_thread_stop(self) -> None:
-        # aiokafka's fetcher awaits the tasks that it has just cancelled (Fetcher.close), and with them this thread would
-        # end without saying so: Faust would wait for it for ever.
-        try:
-            await super().on_thread_stop()
-        except asyncio.CancelledError:
-            if is_asked_for():
-                raise
-            if self._consumer is not None:
-                await self._consumer._client.close()
+        # Not the driver's own, which calls `stop`: a CancelledError from there would end this thread without saying so, and
+        # Faust would wait for it for ever.
+        await super(aiokafka_driver.AIOKafkaConsumerThread, self).on_thread_stop()
+        if self._consumer is not None:
+            await stop_consumer(self._consumer)
 
 
 class _Consumer(aiokafka_driver.Consumer):

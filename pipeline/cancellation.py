@@ -1,12 +1,16 @@
-"""aiokafka cancels the futures of requests in flight when a broker closes the connection (`AIOKafkaConnection.close`).
+"""A CancelledError that nobody asked for: taken for the task's own cancellation it ends a task without a word.
 
-Whoever awaits one then meets a CancelledError that nobody asked for; taken for a real one it ends a task without a word.
+aiokafka raises one from `AIOKafkaConsumer.stop` only: `Fetcher.close` awaits the tasks that it has just cancelled, and so does
+`NoGroupCoordinator.close`, whose task may not have begun. Requests in flight on a connection that closes end in a
+KafkaConnectionError (`AIOKafkaConnection.close`). Faust passes on whatever a call in the consumer's thread met, and at the end
+of that thread this is a CancelledError.
 """
 
 import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaConnectionError
 
 Answer = TypeVar("Answer")
@@ -18,11 +22,24 @@ def is_asked_for() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
+    """Stop a consumer and close its connections; only a cancellation that was asked for gets out."""
+    try:
+        await consumer.stop()
+    except asyncio.CancelledError:
+        # What `stop` did not come to.
+        if consumer._fetcher is not None:
+            consumer._fetcher._fetch_task.cancel()
+        await consumer._client.close()
+        if is_asked_for():
+            raise
+
+
 async def uncancelled(work: Awaitable[Answer]) -> Answer:
-    """Await requests to the broker; a closed connection is a KafkaConnectionError, as it should be."""
+    """Await what the consumer's thread is asked for; that it was given up there is a KafkaConnectionError."""
     try:
         return await work
     except asyncio.CancelledError:
         if is_asked_for():
             raise
-        raise KafkaConnectionError("the broker closed the connection") from None
+        raise KafkaConnectionError("the consumer is being stopped") from None

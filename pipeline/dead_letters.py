@@ -12,6 +12,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
+from pipeline.cancellation import stop_consumer
 from pipeline.letters import Letter, Place, Wanted, printable, readable
 from pipeline.settings import Settings
 from pipeline.whole_topic import open_topic
@@ -91,7 +92,7 @@ async def open_letters(settings: Settings) -> AsyncIterator[Letters]:
             begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
             yield Letters(consumer, begins, ends)
         finally:
-            await consumer.stop()
+            await stop_consumer(consumer)
 
 
 async def list_letters(settings: Settings, wanted: Wanted, *, limit: int | None, as_json: bool) -> None:

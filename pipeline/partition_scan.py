@@ -8,7 +8,7 @@ import stamina
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from pipeline.cancellation import uncancelled
+from pipeline.cancellation import stop_consumer
 from pipeline.records import Record
 from pipeline.settings import Settings
 
@@ -66,7 +66,7 @@ class PartitionScan(ABC, Generic[Found]):
     async def _scan(self, first: Record) -> Found:
         async for attempt in stamina.retry_context(on=(KafkaError, OSError), attempts=None, timeout=None, wait_max=5.0):
             with attempt:
-                return await uncancelled(self._read(first))
+                return await self._read(first)
         raise AssertionError("retried for ever")
 
     async def _read(self, first: Record) -> Found:
@@ -88,4 +88,4 @@ class PartitionScan(ABC, Generic[Found]):
             self.finish(found, end)
             return found
         finally:
-            await consumer.stop()
+            await stop_consumer(consumer)

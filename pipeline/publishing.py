@@ -8,7 +8,6 @@ import faust
 import stamina
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from pipeline.cancellation import uncancelled
 from pipeline.delivery import describe_error
 from pipeline.records import ORIGINAL, OutgoingRecord, Record, headers_of
 from pipeline.settings import Settings
@@ -63,7 +62,7 @@ class FaustPublisher:
         async for attempt in stamina.retry_context(on=KafkaError, attempts=None, timeout=None, wait_initial=0.1, wait_max=5.0):
             with attempt:
                 try:
-                    return await uncancelled(self._send_once(record))
+                    return await self._send_once(record)
                 except MessageSizeTooLargeError as error:
                     raise RecordTooLargeError(str(error)) from None
                 except KafkaError as error:

@@ -191,6 +191,7 @@ class StageRunner:
         place = TP(topic, partition)
         try:
             async with asyncio.timeout(_ANSWER_S):
+                # Faust's thread passes on its own cancellation when it ends (mode, MethodQueue._process_enqueued).
                 end, position = await uncancelled(self._end_and_position(place))
         except Exception as error:  # noqa: BLE001 - a broker that does not answer says nothing about the partition
             logger.warning("cannot tell whether %s/%d is read to its end: %s", topic, partition, describe_error(error))

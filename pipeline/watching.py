@@ -9,6 +9,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.errors import KafkaError
 
+from pipeline.cancellation import stop_consumer
 from pipeline.records import UNDECODABLE
 from pipeline.settings import Settings
 from pipeline.whole_topic import open_topic
@@ -80,7 +81,7 @@ async def watch_results(settings: Settings, call_id: str | None, *, as_json: boo
             if call_id is not None and item is None and tasks.all_final():
                 return 0 if set(tasks.states.values()) == {TaskState.DONE} else 1
     finally:
-        await consumer.stop()
+        await stop_consumer(consumer)
     return 0
 
 

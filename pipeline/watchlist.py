@@ -10,7 +10,7 @@ import stamina
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from pipeline.cancellation import uncancelled
+from pipeline.cancellation import stop_consumer
 from pipeline.records import UNDECODABLE
 from pipeline.scoring.voiceprint import Voiceprint, decode
 from pipeline.settings import Settings
@@ -38,7 +38,7 @@ class WatchlistFollower:
             with attempt:
                 if attempt.num > 1:
                     logger.warning("the watch list cannot be read from %s yet, trying again", self._bootstrap)
-                await uncancelled(self._read_to_end())
+                await self._read_to_end()
         self._task = asyncio.create_task(self._follow())
 
     async def stop(self) -> None:
@@ -48,11 +48,11 @@ class WatchlistFollower:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         if self._consumer is not None:
-            await self._consumer.stop()
+            await stop_consumer(self._consumer)
 
     async def _read_to_end(self) -> None:
         if self._consumer is not None:
-            await self._consumer.stop()
+            await stop_consumer(self._consumer)
             self._consumer = None
         self._consumer, places = await open_topic(self._bootstrap, self._topic, from_begin=True)
         for place, end in (await self._consumer.end_offsets(places)).items():
@@ -63,7 +63,7 @@ class WatchlistFollower:
         assert self._consumer is not None
         while True:
             try:
-                await self._take(await uncancelled(self._consumer.getmany(timeout_ms=1000)))
+                await self._take(await self._consumer.getmany(timeout_ms=1000))
             except KafkaError as error:
                 logger.warning("cannot read the watch list, trying again: %s", error)
                 await asyncio.sleep(1.0)

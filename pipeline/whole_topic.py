@@ -4,6 +4,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import UnknownTopicOrPartitionError
 
+from pipeline.cancellation import stop_consumer
+
 
 async def described_partitions(admin: AIOKafkaAdminClient, topic: str) -> list[TopicPartition]:
     """The partitions of a topic. Raises UnknownTopicOrPartitionError, and KafkaError when no broker answers."""
@@ -43,6 +45,6 @@ async def open_topic(bootstrap: str, topic: str, *, from_begin: bool) -> tuple[A
         consumer.assign(places)
         await (consumer.seek_to_beginning(*places) if from_begin else consumer.seek_to_end(*places))
     except BaseException:
-        await consumer.stop()
+        await stop_consumer(consumer)
         raise
     return consumer, places

@@ -1,9 +1,9 @@
 """The faults of libraries in docs/upstream are still there: one that is gone takes its workaround along."""
 
-import importlib.util
 import shutil
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ NO_BROKER = [
     "faust-commit-past-head",
     "faust-failed-commit-forgotten",
     "faust-gap-counts-record",
+    "faust-seek-across-threads",
     "faust-web-enabled-ignored",
 ]
 SOURCE_ONLY = {"msgspec-struct-threads"}  # its patch is for C code, which is not installed
@@ -40,7 +41,7 @@ def test_a_fault_is_described_reproduced_and_mended(name: str) -> None:
 def test_a_patch_applies_to_what_is_installed(name: str) -> None:
     if shutil.which("patch") is None:
         pytest.skip("there is no `patch` here")
-    package = importlib.util.find_spec(name.split("-")[0])
+    package = PathFinder.find_spec(name.split("-")[0])  # not importlib's: Faust, once imported, hides its own
     assert package is not None
     assert package.origin is not None
     applied = subprocess.run(

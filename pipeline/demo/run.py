@@ -19,6 +19,7 @@ from rich.live import Live
 from pipeline.broker.errors import BrokerError
 from pipeline.broker.launch import open_broker
 from pipeline.broker.process import GuardedProcess
+from pipeline.cancellation import stop_consumer
 from pipeline.demo.client import QueryClient
 from pipeline.demo.progress import CallProgress, progress_table
 from pipeline.demo.summary import channel_table, comparison_table, print_answers
@@ -153,7 +154,7 @@ async def _follow(demo: Demo, settings: Settings, sending: "asyncio.Task[None]")
                     if all(call.is_final for call in demo.calls.values()):
                         return
     finally:
-        await consumer.stop()
+        await stop_consumer(consumer)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from pipeline.cancellation import is_asked_for
+from pipeline.cancellation import is_asked_for, stop_consumer
 from pipeline.query.metrics import QueryMetrics
 from pipeline.query.records import RecordInvalidError, read_change
 from pipeline.query.view import Change, View, now_ms
@@ -57,14 +57,9 @@ async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
 
 
 async def _stop(consumer: AIOKafkaConsumer) -> None:
-    try:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(STOP_TIMEOUT_S):
-            await consumer.stop()
-    except (asyncio.CancelledError, TimeoutError):
-        # aiokafka's fetcher awaits the tasks that it has just cancelled; then its client is left open (Fetcher.close)
-        await consumer._client.close()
-        if is_asked_for():
-            raise
+            await stop_consumer(consumer)
 
 
 class Follower:

@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]  # no __all__
 
 from pipeline.broker import EmbeddedBroker
+from pipeline.cancellation import stop_consumer
 from pipeline.query.app import Service, running
 from pipeline.query.view import View
 from pipeline.settings import Settings
@@ -75,7 +76,7 @@ async def read_requests(settings: Settings, count: int) -> list[ConsumerRecord[b
         async with asyncio.timeout(PATIENCE_S):
             return [await consumer.getone() for _ in range(count)]
     finally:
-        await consumer.stop()
+        await stop_consumer(consumer)
 
 
 def applied(service: Service) -> float:
