@@ -60,11 +60,12 @@ LONG = (
 
 @dataclass
 class Chunk:
-    """One `media` record."""
+    """One `media` record; `clock_s` is what its producer's clock is wrong by."""
 
-    key: str
+    key: str | None
     headers: dict[str, str]
     value: bytes
+    clock_s: float = 0.0
 
 
 @dataclass
@@ -136,7 +137,7 @@ def _disordered(chunks: list[Chunk], chance: random.Random) -> list[Chunk]:
     return repeated
 
 
-def interleaved(calls: list[Call], chance: random.Random, at_once: int = 40) -> list[Chunk]:
+def interleaved(calls: list[Call], chance: random.Random, at_once: int = 20) -> list[Chunk]:
     """The records of all calls, `at_once` calls at a time, each call's own in their order."""
     waiting = [list(call.chunks) for call in calls]
     talking: list[list[Chunk]] = []

@@ -21,7 +21,7 @@ from tests.system import System, open_system
 
 Value = TypeVar("Value")
 IS_LONG = os.environ.get("CALLSTREAM_FAULTS") == "long"
-SESSION_TIMEOUT_S = 8.0
+SESSION_TIMEOUT_S = 6.0
 
 
 def pick(short: Value, long: Value) -> Value:

@@ -61,9 +61,13 @@ class Feed:
 
     def _produce(self, one: Chunk) -> None:
         headers: list[tuple[str, str | bytes | None]] = [(str(name), text.encode()) for name, text in one.headers.items()]
+        key = None if one.key is None else one.key.encode()
+        sent_ms = int((time.time() + one.clock_s) * 1000)
         while True:
             try:
-                self._producer.produce(self._topic, one.value, one.key.encode(), headers=headers, on_delivery=self._delivered)
+                self._producer.produce(
+                    self._topic, one.value, key, headers=headers, timestamp=sent_ms, on_delivery=self._delivered
+                )
             except BufferError:
                 self._producer.poll(0.1)
             else:

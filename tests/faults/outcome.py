@@ -5,10 +5,11 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # no __all__
 
 from pipeline.options import known_tasks, read_options
 from schemas.tasks import Technology, call_task_id
@@ -116,46 +117,72 @@ class Outcome:
 
     def lag(self) -> dict[str, int]:
         """What is left to be committed, by group and partition; nothing when all is zero."""
-        ends = {topic: self.ends(topic) for topics in GROUPS.values() for topic in topics}
+        ends = self.ends({topic for topics in GROUPS.values() for topic in topics})
         left = {}
+        committed_by_group = self.committed()
         for group, topics in GROUPS.items():
-            committed = self.committed(group)
+            committed = committed_by_group[group]
             for topic in topics:
                 for partition, end in ends[topic].items():
                     if (behind := end - max(0, committed.get((topic, partition), 0))) > 0:
                         left[f"{group} {topic}/{partition}"] = behind
         return left
 
-    def ends(self, topic: str) -> dict[int, int]:
-        name = self.system.settings.topic(topic)
-        partitions = self._consumer.list_topics(name, timeout=30).topics[name].partitions
-        return {n: self._consumer.get_watermark_offsets(TopicPartition(name, n), timeout=30)[1] for n in partitions}
+    def ends(self, topics: Iterable[str]) -> dict[str, dict[int, int]]:
+        """End offsets by topic and partition, by one request on a connection where no fetch is waited for."""
+        names = {self.system.settings.topic(topic): topic for topic in topics}
+        known = self._admin.list_topics(timeout=30).topics
+        places = {TopicPartition(name, number): OffsetSpec.latest() for name in names for number in known[name].partitions}
+        found: dict[str, dict[int, int]] = {topic: {} for topic in names.values()}
+        for place, future in self._admin.list_offsets(places, request_timeout=30).items():
+            found[names[place.topic]][place.partition] = future.result().offset
+        return found
 
-    def committed(self, group: str) -> dict[tuple[str, int], int]:
-        """Offsets by bare topic name and partition."""
+    def committed(self) -> dict[str, dict[tuple[str, int], int]]:
+        """Offsets by group, then by bare topic name and partition; nothing of a group that nobody joined yet."""
         prefix = self.system.settings.topic_prefix
-        name = f"{prefix}callstream-{group}"
-        asked = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(name)], request_timeout=30)
-        with contextlib.suppress(KafkaException):  # a group that nobody joined yet
-            found = asked[name].result().topic_partitions or []
-            return {(place.topic.removeprefix(prefix), place.partition): place.offset for place in found}
-        return {}
+        # All at once: the first answer of each group's coordinator takes seconds.
+        asked = {
+            group: self._admin.list_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(f"{prefix}callstream-{group}")], request_timeout=30
+            )
+            for group in GROUPS
+        }
+        found: dict[str, dict[tuple[str, int], int]] = {group: {} for group in GROUPS}
+        for group, futures in asked.items():
+            with contextlib.suppress(KafkaException):
+                for place in futures[f"{prefix}callstream-{group}"].result().topic_partitions or []:
+                    found[group][place.topic.removeprefix(prefix), place.partition] = place.offset
+        return found
 
     def reset_groups(self) -> None:
         """Every group back to offset 0; nobody may be in them."""
+        asked: dict[str, Future[ConsumerGroupTopicPartitions]] = {}
+        numbers = range(self.system.settings.partitions)
         for group, topics in GROUPS.items():
-            places = [
-                TopicPartition(self.system.settings.topic(topic), number, 0) for topic in topics for number in self.ends(topic)
-            ]
+            places = [TopicPartition(self.system.settings.topic(topic), number, 0) for topic in topics for number in numbers]
             name = f"{self.system.settings.topic_prefix}callstream-{group}"
-            asked = self._admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(name, places)])
-            asked[name].result(30)
+            asked |= self._admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(name, places)])
+        for future in asked.values():
+            future.result(30)
+
+    def wait_joined(self, patience_s: float = 60.0) -> None:
+        """Until every group has a member with partitions."""
+        give_up_s = time.monotonic() + patience_s
+        while not all(self.members().values()):
+            assert time.monotonic() < give_up_s, self.system.logs()
+            time.sleep(0.5)
+        time.sleep(1.0)  # a member that has joined begins with its offsets
 
     def members(self) -> dict[str, list[str]]:
         """The members of every group."""
         names = [f"{self.system.settings.topic_prefix}callstream-{group}" for group in GROUPS]
         asked = self._admin.describe_consumer_groups(names, request_timeout=30)
-        return {name: sorted(member.member_id for member in future.result().members) for name, future in asked.items()}
+        found: dict[str, list[str]] = {name: [] for name in names}
+        for name, future in asked.items():
+            with contextlib.suppress(KafkaException):  # a group that nobody joined yet
+                found[name] = sorted(member.member_id for member in future.result().members)
+        return found
 
     def judge(self, calls: Sequence[Call], expected: Expected) -> Verdict:
         """Hold the calls' tasks against the undisturbed run."""

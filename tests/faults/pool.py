@@ -14,11 +14,18 @@ _LOOK_EVERY_S = 0.1
 
 
 class Pool:
-    """`size` workers; `dooms` go to the lives of all but the last, in turn (see tests.faults.doomed), until none is left."""
+    """`size` workers of one inference thread each.
 
-    def __init__(self, system: System, size: int, dooms: Sequence[str] = (), **environment: str) -> None:
+    `dooms` go to the lives of all but the last worker (of the only one, if it is alone), in turn (see tests.faults.doomed),
+    until none is left; `always` goes to every life.
+    """
+
+    def __init__(
+        self, system: System, size: int, dooms: Sequence[str] = (), *, always: str | None = None, **environment: str
+    ) -> None:
         self._system = system
-        self._environment = environment
+        self._environment = {"CALLSTREAM_INFERENCE_THREADS": "1"} | environment
+        self._always = always
         self.dooms = list(dooms)
         self._lock = threading.Lock()
         self._signalled: set[int] = set()
@@ -26,7 +33,9 @@ class Pool:
         self.exits: list[int] = []
         self.surprises: list[int] = []
         self._doomed: set[int] = set()
-        self.workers = [self._start(doomed=slot < size - 1) for slot in range(size)]
+        self.workers: list[Process] = []
+        for slot in range(size):
+            self.workers.append(self._start(doomed=slot < max(1, size - 1)))
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
 
     def __enter__(self) -> "Pool":
@@ -40,6 +49,8 @@ class Pool:
             worker.close()
 
     def _start(self, *, doomed: bool = False) -> Process:
+        if self._always is not None:
+            return self._system.start("worker", command=DOOMED, **self._environment, CALLSTREAM_DOOM=self._always)
         if not doomed or not self.dooms:
             return self._system.start("worker", **self._environment)
         worker = self._system.start("worker", command=DOOMED, **self._environment, CALLSTREAM_DOOM=self.dooms.pop(0))
@@ -57,7 +68,7 @@ class Pool:
                 for slot, worker in enumerate(self.workers):
                     if (code := worker.poll()) is not None:
                         self._note(worker, code)
-                        self.workers[slot] = self._start(doomed=slot < len(self.workers) - 1)
+                        self.workers[slot] = self._start(doomed=slot < max(1, len(self.workers) - 1))
 
     def _note(self, worker: Process, code: int) -> None:
         self.exits.append(code)

@@ -24,7 +24,7 @@ def test_workers_are_killed_and_asked_to_end(system: System, expected: Expected,
     kills, terms = pick((3, 2), (30, 30))
     chance = random.Random(seed)
     records = interleaved(calls, chance)
-    with Outcome(system) as outcome, Pool(system, pick(2, 4), CALLSTREAM_INFERENCE_THREADS="1") as pool:
+    with Outcome(system) as outcome, Pool(system, pick(2, 4)) as pool:
         with Feed(system.settings, records, seconds=pick(15, 120)):
             time.sleep(pick(6, 20))  # the first ones have joined
             pool.storm([signal.SIGKILL] * kills + [signal.SIGTERM] * terms, chance, (0.1, 1.0))
@@ -57,7 +57,7 @@ def test_a_worker_dies_at_each_boundary(system: System, expected: Expected, repo
     dooms = [doom.format(n=chance.randint(1, 12), few=chance.randint(1, 3)) for doom in DOOMS]
     chance.shuffle(dooms)
     calls = []
-    with Outcome(system) as outcome, Pool(system, 3, dooms, CALLSTREAM_INFERENCE_THREADS="1") as pool:
+    with Outcome(system) as outcome, Pool(system, 3, dooms) as pool:
         for batch in range(60):
             if not pool.doomed():
                 break
@@ -82,7 +82,7 @@ def test_a_frozen_worker_comes_back(system: System, expected: Expected, report: 
     times = pick(1, 10)
     frozen_s = SESSION_TIMEOUT_S + 3
     calls = make_calls(pick(40, 400), seed, "frozen", long_share=0.1)
-    with Outcome(system) as outcome, Pool(system, 2, CALLSTREAM_INFERENCE_THREADS="1") as pool:
+    with Outcome(system) as outcome, Pool(system, 2) as pool:
         with Feed(system.settings, interleaved(calls, chance), seconds=times * (frozen_s + 8) + 8):
             time.sleep(8)
             for _ in range(times):
@@ -105,7 +105,7 @@ def test_workers_come_and_go(system: System, expected: Expected, report: Reporte
     chance = random.Random(seed)
     times = pick(1, 10)
     calls = make_calls(pick(60, 600), seed, "scaled", long_share=0.05)
-    with Outcome(system) as outcome, Pool(system, 1, CALLSTREAM_INFERENCE_THREADS="1") as pool:
+    with Outcome(system) as outcome, Pool(system, 1) as pool:
         with Feed(system.settings, interleaved(calls, chance), seconds=25 * times):
             codes = []
             for _ in range(times):
