@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
+from typing import cast
 
 import faust
 import mode
@@ -16,6 +17,7 @@ from mode.utils.loops import get_event_loop
 from pipeline.breaker import EXIT_BREAKER
 from pipeline.cancellation import stop_consumer
 from pipeline.health import HealthServer
+from pipeline.membership import Lease, coordinator_fault
 from pipeline.settings import Settings
 from pipeline.stage import StageRunner
 
@@ -41,6 +43,12 @@ def installed_agents() -> dict[str, EntryPoint]:
 
 
 class _ConsumerThread(aiokafka_driver.AIOKafkaConsumerThread):
+    async def on_start(self) -> None:
+        await super().on_start()
+        coordinator = None if self._consumer is None else self._consumer._coordinator
+        if isinstance(coordinator, GroupCoordinator):
+            cast(StageApp, self.app).lease.follow(coordinator)
+
     async def on_thread_stop(self) -> None:
         # Not the driver's own, which calls `stop`: a CancelledError from there would end this thread without saying so, and
         # Faust would wait for it for ever.
@@ -68,15 +76,17 @@ class _Transport(aiokafka_driver.Transport):
 
 
 class StageApp(faust.App):
-    """A Faust app whose consumer can always be stopped."""
+    """A Faust app whose consumer can always be stopped, and that knows whether it is a member of its group."""
+
+    lease: Lease
 
     def _new_transport(self) -> _Transport:
         return _Transport(self.conf.broker_consumer, self)
 
 
-def build_app(name: str, settings: Settings) -> faust.App:
+def build_app(name: str, settings: Settings) -> StageApp:
     """A Faust app for one agent; its name is the consumer group."""
-    return StageApp(
+    app = StageApp(
         f"{settings.topic_prefix}callstream-{name}",
         broker=[f"kafka://{server.strip()}" for server in settings.broker.split(",")],
         version=1,
@@ -106,6 +116,8 @@ def build_app(name: str, settings: Settings) -> faust.App:
         stream_wait_empty=False,
         loghandlers=[],
     )
+    app.lease = Lease(settings.session_timeout_s)
+    return app
 
 
 class CallstreamWorker(mode.Worker):
@@ -123,8 +135,9 @@ class CallstreamWorker(mode.Worker):
         await super().on_first_start()
         await self.health.start()
         await asyncio.gather(*(runner.stage.start(runner) for runner in self.runners))
-        await asyncio.gather(*(self.add_runtime_dependency(runner.app) for runner in self.runners))
+        # Before the apps: one that may not join its group never finishes starting.
         threading.Thread(target=_watch, args=(self.runners, self._grace_period_s), daemon=True, name="watchdog").start()
+        await asyncio.gather(*(self.add_runtime_dependency(runner.app) for runner in self.runners))
 
     async def on_shutdown(self) -> None:
         """Let go of everything; the apps have handed over by now."""
@@ -132,24 +145,6 @@ class CallstreamWorker(mode.Worker):
         await self.health.stop()
         for runner in self.runners:
             await runner.stage.stop()
-
-
-def coordinator_fault(app: faust.App) -> str | None:
-    """Why this app's group coordinator is dead, if it is.
-
-    aiokafka parks an error until somebody asks for it, which Faust never does: the process would live on, idle for ever.
-    """
-    # Not app.consumer: that would make one, here, on the watchdog's thread.
-    consumer = getattr(getattr(app._consumer, "_thread", None), "_consumer", None)
-    coordinator = getattr(consumer, "_coordinator", None)
-    if not isinstance(coordinator, GroupCoordinator):
-        return None
-    if coordinator._pending_exception is not None:
-        return f"group coordinator met {coordinator._pending_exception!r}"
-    task = coordinator._coordination_task
-    if task is not None and task.done():
-        return "the group coordinator's task has ended"
-    return None
 
 
 def _watch(runners: Sequence[StageRunner], grace_period_s: float) -> None:

@@ -9,6 +9,7 @@ import stamina
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from pipeline.delivery import describe_error
+from pipeline.membership import Lease
 from pipeline.records import ORIGINAL, OutgoingRecord, Record, headers_of
 from pipeline.settings import Settings
 from pipeline.topics import MAX_DEAD_LETTER_BYTES
@@ -40,10 +41,11 @@ class Publisher(Protocol):
 
 
 class FaustPublisher:
-    """Publishes through a Faust app's producer."""
+    """Publishes through a Faust app's producer, as long as its consumer's lease lasts."""
 
-    def __init__(self, app: faust.App, settings: Settings) -> None:
+    def __init__(self, app: faust.App, settings: Settings, lease: Lease) -> None:
         self._app = app
+        self._lease = lease
         self._settings = settings
         self._topics: dict[str, faust.TopicT] = {}
 
@@ -62,6 +64,7 @@ class FaustPublisher:
         async for attempt in stamina.retry_context(on=KafkaError, attempts=None, timeout=None, wait_initial=0.1, wait_max=5.0):
             with attempt:
                 try:
+                    await self._lease.wait()
                     return await self._send_once(record)
                 except MessageSizeTooLargeError as error:
                     raise RecordTooLargeError(str(error)) from None

@@ -17,6 +17,7 @@ from faust.types import TP, StreamT
 from pipeline.breaker import Breaker, BreakerOpenError
 from pipeline.cancellation import uncancelled
 from pipeline.delivery import DeliveryWindow, Receipt, describe_error
+from pipeline.membership import Lease, has_lost_partitions, is_member
 from pipeline.publishing import FaustPublisher, Publisher, RecordTooLargeError, dead_letter
 from pipeline.records import DeadLetterError, Record
 from pipeline.settings import Settings
@@ -99,11 +100,12 @@ async def _fail(stage: Stage, record: Record, message: str) -> None:
 class StageRunner:
     """Runs one stage on one Faust app."""
 
-    def __init__(self, app: faust.App, stage: Stage, settings: Settings) -> None:
+    def __init__(self, app: faust.App, stage: Stage, settings: Settings, lease: Lease) -> None:
         self.app = app
         self.stage = stage
         self.settings = settings
-        self.publisher: Publisher = FaustPublisher(app, settings)
+        self._lease = lease
+        self.publisher: Publisher = FaustPublisher(app, settings, lease)
         self.records_count = 0
         self.dead_letters_count = 0
         self.breaker = Breaker(settings.dead_letter_limit, settings.dead_letter_ratio, settings.dead_letter_window)
@@ -213,10 +215,13 @@ class StageRunner:
 
     async def _on_revoked(self, *sent: object, **_: object) -> None:
         self._joined = False
-        if sent[1]:  # the partitions; none at the first assignment
+        if has_lost_partitions(self.app):
+            self._drop_all()  # another is at work on them since, and goes on where we committed
+        elif sent[1]:  # the partitions; none at the first assignment
             await self.hand_over()
 
     async def _on_assigned(self, *_: object, **__: object) -> None:
+        self._lease.renew(time.monotonic())
         self._joined = True
 
     async def _on_shutdown(self, *_: object, **__: object) -> None:
@@ -230,13 +235,16 @@ class StageRunner:
         try:
             await self.app.consumer.commit()
         finally:
-            self._window.reset()
-            self._last_seen.clear()
-            self.stage.forget()
+            self._drop_all()
+
+    def _drop_all(self) -> None:
+        self._window.reset()
+        self._last_seen.clear()
+        self.stage.forget()
 
     def is_ready(self) -> bool:
-        """Whether the agent has joined its group and no rebalance is under way."""
-        return self._joined and not self.app.rebalancing and not self.app.should_stop
+        """Whether the agent is a member of its group and no rebalance is under way."""
+        return self._joined and not self.app.rebalancing and not self.app.should_stop and is_member(self.app)
 
     def unacknowledged(self) -> int:
         """Records whose offsets are not given back yet."""

@@ -36,7 +36,8 @@ def chosen_runners(names: Sequence[str], settings: Settings) -> list[StageRunner
     if unknown:
         raise UnknownAgentError(f"no agent is called {', '.join(unknown)}; there are {', '.join(sorted(installed))}")
     stages = [stage for name in dict.fromkeys(names) for stage in installed[name].load()(settings)]
-    return [StageRunner(build_app(stage.name, settings), stage, settings) for stage in stages]
+    apps = [build_app(stage.name, settings) for stage in stages]
+    return [StageRunner(app, stage, settings, app.lease) for app, stage in zip(apps, stages, strict=True)]
 
 
 async def wait_for_topics(settings: Settings, names: Iterable[str]) -> None:

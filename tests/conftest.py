@@ -1,1 +1,25 @@
+"""Fixtures of every test."""
+
+import os
+import sys
+
+import pytest
+
 pytest_plugins = ["tests.broker_fixture"]
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Remember how it went."""
+    session.config.stash[_STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End at once: librdkafka's destructors may wait for ever for a broker that a test has taken away."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if _STATUS in config.stash:
+        os._exit(config.stash[_STATUS])
+
+
+_STATUS = pytest.StashKey[int]()

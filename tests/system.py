@@ -83,10 +83,10 @@ class System:
         self._started.append(process)
         return process
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*CLI, *arguments],
-            env=os.environ | self.environment,
+            env=os.environ | self.environment | environment,
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,

@@ -98,7 +98,7 @@ async def opened(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> AsyncIterat
     settings = msgspec.structs.replace(Settings(), **changed)
     app = build_app("obedient", settings)
     stage, published, acknowledged = Obedient(), Listed(), []
-    runner = StageRunner(app, stage, settings)
+    runner = StageRunner(app, stage, settings, app.lease)
     runner.publisher = published
     runner.end_worker = lambda: stage.ended.append("worker")
     await stage.start(runner)

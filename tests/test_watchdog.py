@@ -7,7 +7,8 @@ from typing import Any, cast
 import pytest
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 
-from pipeline.app import build_app, coordinator_fault
+from pipeline.app import build_app
+from pipeline.membership import Lease, coordinator_fault, is_member
 from pipeline.settings import Settings
 
 
@@ -21,6 +22,9 @@ def coordinator_of(task: "asyncio.Task[None]", error: Exception | None = None) -
     coordinator = GroupCoordinator.__new__(GroupCoordinator)
     coordinator._pending_exception = error
     coordinator._coordination_task = task
+    coordinator.generation = 3
+    coordinator.coordinator_id = 1
+    coordinator._rejoin_needed_fut = asyncio.get_running_loop().create_future()
     return coordinator
 
 
@@ -44,7 +48,50 @@ async def test_a_task_that_has_ended_is_a_fault() -> None:
     assert coordinator_fault(app_with(coordinator_of(task))) is not None
 
 
+async def test_a_member_whose_heartbeats_are_answered_is_one() -> None:
+    task = asyncio.create_task(asyncio.sleep(60))
+    coordinator = coordinator_of(task)
+    assert is_member(app_with(coordinator))
+    coordinator.coordinator_id = None  # the broker that coordinates does not answer
+    assert not is_member(app_with(coordinator))
+    coordinator.coordinator_id = 1
+    coordinator.request_rejoin()
+    assert not is_member(app_with(coordinator))
+    task.cancel()
+
+
+async def test_who_is_unknown_to_the_group_is_no_member() -> None:
+    task = asyncio.create_task(asyncio.sleep(60))
+    coordinator = coordinator_of(task)
+    coordinator.reset_generation()
+    assert not is_member(app_with(coordinator))
+    task.cancel()
+
+
+async def test_a_lease_lasts_for_a_session_timeout_behind_an_answered_heartbeat() -> None:
+    task = asyncio.create_task(asyncio.sleep(60))
+    coordinator, lease, answers = coordinator_of(task), Lease(session_timeout_s=0.2), [False, True]
+
+    async def heartbeat() -> bool:
+        return answers.pop(0)
+
+    coordinator._do_heartbeat = heartbeat  # type: ignore[method-assign]
+    lease.follow(coordinator)
+    assert not lease.is_valid()
+    await coordinator._do_heartbeat()  # not answered
+    assert not lease.is_valid()
+    await coordinator._do_heartbeat()
+    assert lease.is_valid()
+    await asyncio.wait_for(lease.wait(), 5)
+    await asyncio.sleep(0.25)
+    assert not lease.is_valid()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(lease.wait(), 0.1)
+    task.cancel()
+
+
 def test_looking_makes_no_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
     app = build_app("unstarted", Settings())
     monkeypatch.setattr(app, "_new_consumer", lambda: pytest.fail("a consumer was made on the watchdog's thread"))
     assert coordinator_fault(app) is None
+    assert not is_member(app)

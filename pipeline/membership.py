@@ -1,0 +1,96 @@
+"""What aiokafka's group coordinator knows of a consumer's membership; Faust does not ask for it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+import faust
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.protocol.commit import OffsetCommitRequest
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 0.05
+
+
+def _coordinator_of(app: faust.App) -> GroupCoordinator | None:
+    # Not app.consumer: that would make one, here, on whatever thread this is.
+    consumer = getattr(getattr(app._consumer, "_thread", None), "_consumer", None)
+    coordinator = getattr(consumer, "_coordinator", None)
+    return coordinator if isinstance(coordinator, GroupCoordinator) else None
+
+
+def coordinator_fault(app: faust.App) -> str | None:
+    """Why this app's group coordinator is dead, if it is.
+
+    aiokafka parks an error until somebody asks for it, which Faust does not: the process would live on, idle for ever.
+    """
+    coordinator = _coordinator_of(app)
+    if coordinator is None:
+        return None
+    if coordinator._pending_exception is not None:
+        return f"group coordinator met {coordinator._pending_exception!r}"
+    task = coordinator._coordination_task
+    if task is not None and task.done():
+        return "the group coordinator's task has ended"
+    return None
+
+
+def has_lost_partitions(app: faust.App) -> bool:
+    """Whether the group went on without this consumer: its partitions are another's already."""
+    coordinator = _coordinator_of(app)
+    return coordinator is not None and coordinator.generation == OffsetCommitRequest.DEFAULT_GENERATION_ID
+
+
+def is_member(app: faust.App) -> bool:
+    """Whether Kafka counts this consumer as a member of its group, as far as it knows: its heartbeats are answered."""
+    coordinator = _coordinator_of(app)
+    if coordinator is None or coordinator_fault(app) is not None:
+        return False
+    is_known = coordinator.generation != OffsetCommitRequest.DEFAULT_GENERATION_ID
+    return is_known and coordinator.coordinator_id is not None and not coordinator._rejoin_needed_fut.done()
+
+
+class Lease:
+    """How long Kafka surely counts a consumer as a member: until a session timeout behind its last answered heartbeat.
+
+    A worker that was frozen or cut off does not know that its partitions went to another. Without a lease it says nothing:
+    what it says would be byte-equal, but said twice. This saves work and is no guarantee: between the look and the send time
+    may pass.
+    """
+
+    def __init__(self, session_timeout_s: float) -> None:
+        self._session_timeout_s = session_timeout_s
+        self._ends_s = 0.0
+        self._has_said = False
+
+    def renew(self, asked_at_s: float) -> None:
+        """Kafka has answered a request that was sent then (on the monotonic clock)."""
+        self._ends_s = asked_at_s + self._session_timeout_s
+        self._has_said = False
+
+    def is_valid(self) -> bool:
+        """Whether it lasts."""
+        return time.monotonic() < self._ends_s
+
+    async def wait(self) -> None:
+        """Until it lasts again; who has lost the partitions meanwhile is cancelled here."""
+        while not self.is_valid():
+            if not self._has_said:
+                self._has_said = True
+                logger.warning("no heartbeat was answered for %g s: waiting for Kafka", self._session_timeout_s)
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def follow(self, coordinator: GroupCoordinator) -> None:
+        """Renew it with each heartbeat of this coordinator."""
+        heartbeat: Callable[[], Awaitable[bool]] = coordinator._do_heartbeat
+
+        async def noted_heartbeat() -> bool:
+            asked_at_s = time.monotonic()
+            answered = await heartbeat()
+            if answered:
+                self.renew(asked_at_s)
+            return answered
+
+        coordinator._do_heartbeat = noted_heartbeat  # type: ignore[method-assign]
