@@ -16,7 +16,9 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --no-input install -
 COUNT := n=0; while read -r word _; do [ "$$word" != Collecting ] || { n=$$((n + 1)); \
   [ $$((n % 25)) -ne 0 ] || $(SAY) "  $$n packages"; }; done
 
-.PHONY: demo test lint setup lock bench clean help system $(MOVED)
+FAULTS_REPORT := build/faults.jsonl
+
+.PHONY: demo test faults lint setup lock bench clean help system test-tools $(MOVED)
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -24,7 +26,7 @@ help: ## list the targets
 demo: setup ## stream a bundled call through everything (DEMO_ARGS="FILE ... --json")
 	@$(BIN)/callstream demo $(DEMO_ARGS)
 
-test: setup ## run the tests (PYTEST_ARGS="-k name")
+test: setup test-tools ## run the tests (PYTEST_ARGS="-k name")
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: setup ## style, types, import directions, schemas, compose file
@@ -35,13 +37,21 @@ lint: setup ## style, types, import directions, schemas, compose file
 	@if docker compose version >/dev/null 2>&1; then $(SAY) "compose.yaml"; docker compose config -q; \
 	  else $(SAY) "compose.yaml not checked: no docker compose here"; fi
 
-bench: setup ## measure what a call costs, voice activity detection, and the query service
-	@for each in chain vad query; do $(SAY) "benchmarks.$$each"; $(BIN)/python -m benchmarks.$$each; done
+faults: setup test-tools ## disturb everything for two hours: kills, cuts, bounced brokers, full disks (FAULTS_ARGS="-k network")
+	@mkdir -p build && rm -f $(FAULTS_REPORT)
+	@CALLSTREAM_FAULTS=long CALLSTREAM_FAULTS_REPORT=$(FAULTS_REPORT) $(BIN)/python -m pytest tests/faults -v $(FAULTS_ARGS); \
+	  status=$$?; $(BIN)/python -m tests.faults.table $(FAULTS_REPORT); exit $$status
+
+bench: setup ## measure what a call costs, voice activity detection, the query service, and recovery
+	@for each in chain vad query recovery; do $(SAY) "benchmarks.$$each"; $(BIN)/python -m benchmarks.$$each; done
 
 setup: system $(STAMP) ## install what is missing: system packages, Python packages
 
 system:
 	@tools/system_packages.sh
+
+test-tools:
+	@tools/system_packages.sh tests
 
 $(STAMP): requirements.lock pyproject.toml $(MOVED)
 	@tools/system_packages.sh python

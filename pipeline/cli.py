@@ -90,6 +90,7 @@ def worker(settings: Settings, agents: str) -> None:
     """Run the agents."""
     from pipeline.app import UnknownAgentError
     from pipeline.models.errors import ModelError
+    from pipeline.topics import TopicsError
     from pipeline.worker import run
 
     names = [name.strip() for name in agents.split(",") if name.strip()]
@@ -99,7 +100,7 @@ def worker(settings: Settings, agents: str) -> None:
         sys.exit(run(names, settings))
     except UnknownAgentError as error:
         raise click.UsageError(str(error)) from None
-    except ModelError as error:
+    except (ModelError, TopicsError) as error:
         _say(str(error))
         sys.exit(EXIT_FAILED)
 

@@ -68,6 +68,10 @@ TOPICS = (
 )
 
 
+# What is said of a call is in partitions of one number, so these have equally many.
+KEPT_TOGETHER = ("speech", "prints", "snapshots")
+
+
 def partition_counts(settings: Settings) -> dict[str, int]:
     """Partitions by the topics' names on the broker; the same number for all, so that a call keeps its partition's number."""
     return {settings.topic(topic.name): settings.partitions for topic in TOPICS}

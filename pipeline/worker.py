@@ -13,7 +13,7 @@ from pipeline.breaker import EXIT_BREAKER
 from pipeline.delivery import describe_error
 from pipeline.settings import Settings
 from pipeline.stage import StageRunner
-from pipeline.topics import TOPICS
+from pipeline.topics import KEPT_TOGETHER, TOPICS, TopicsError
 from pipeline.whole_topic import partitions_of
 
 logger = logging.getLogger(__name__)
@@ -41,15 +41,23 @@ def chosen_runners(names: Sequence[str], settings: Settings) -> list[StageRunner
 
 
 async def wait_for_topics(settings: Settings, names: Iterable[str]) -> None:
-    """Wait until a broker answers and holds these topics; say what is lacking each time."""
-    for name in sorted(names):
-        async for attempt in stamina.retry_context(on=(KafkaError, OSError), attempts=None, timeout=None, wait_max=5.0):
-            with attempt:
-                try:
-                    await partitions_of(settings.broker, settings.topic(name))
-                except (KafkaError, OSError) as error:
-                    logger.warning("waiting for %s on %s: %s", settings.topic(name), settings.broker, describe_error(error))
-                    raise
+    """Wait until a broker answers and holds these topics; say what is lacking each time. Raises TopicsError."""
+    counts = {name: await _wait_for_topic(settings, name) for name in sorted(names)}
+    wrong = [f"{name} has {counts[name]}" for name in KEPT_TOGETHER if counts[name] != counts["media"]]
+    if wrong:
+        message = f"a call keeps its partition's number, and media has {counts['media']} partitions: {', '.join(wrong)}"
+        raise TopicsError(f"{message}; give them as many, when no call is under way")
+
+
+async def _wait_for_topic(settings: Settings, name: str) -> int:
+    async for attempt in stamina.retry_context(on=(KafkaError, OSError), attempts=None, timeout=None, wait_max=5.0):
+        with attempt:
+            try:
+                return len(await partitions_of(settings.broker, settings.topic(name)))
+            except (KafkaError, OSError) as error:
+                logger.warning("waiting for %s on %s: %s", settings.topic(name), settings.broker, describe_error(error))
+                raise
+    raise AssertionError("retried for ever")
 
 
 def run(names: Sequence[str], settings: Settings) -> int:

@@ -2,6 +2,7 @@
 # Installs what callstream needs of the system where apt-get may be used; else names what is missing in one line.
 #   system_packages.sh           Java 17+ and Maven (the embedded broker), npm (the language model)
 #   system_packages.sh python    a Python 3.11-3.13 with venv
+#   system_packages.sh tests     libfaketime, ip, mount and patch (fault tests; those that lack theirs skip)
 # libsndfile is not among them: soundfile's wheels bring their own.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -18,6 +19,13 @@ java_major() { # the feature release of JAVA_HOME's or PATH's Java; its release 
 missing() { # one wanted thing a line
   if [ "${1:-}" = python ]; then
     ./find_python.sh >/dev/null 2>&1 || echo python
+    return
+  fi
+  if [ "${1:-}" = tests ]; then
+    compgen -G "/usr/lib/*/faketime/libfaketime.so.1" >/dev/null || echo faketime
+    command -v ip >/dev/null || echo iproute2
+    command -v mount >/dev/null || echo mount
+    command -v patch >/dev/null || echo patch
     return
   fi
   [ "$(java_major || echo 0)" -ge 17 ] || echo java
@@ -68,6 +76,10 @@ names=${names//python/Python 3.11-3.13 with venv}
 if [ "${1:-}" = python ]; then
   echo "callstream: missing and not installable here: $names; install it and run make again" >&2
   exit 1
+fi
+if [ "${1:-}" = tests ]; then
+  echo "callstream: missing and not installable here: $names; the fault tests that need them skip" >&2
+  exit 0
 fi
 # Not fatal: without Java or Maven there is the in-memory broker, and models may be in the cache already.
 echo "callstream: missing and not installable here: $names; please install, going on without" >&2

@@ -16,7 +16,8 @@ _INTRODUCTION = """\
 
 `callstream topics` creates them, each with the same number of partitions (`CALLSTREAM_PARTITIONS`), under names that begin with
 `CALLSTREAM_TOPIC_PREFIX`. In `media`, `speech` and `prints` a call's records have its id as key, so they stay in order; its
-snapshots are in the partition of the same number as its `media` records.
+`speech`, `prints` and `snapshots` records are in the partition of the same number as its `media` records, so these topics
+have equally many.
 """
 
 _READING = """\
@@ -33,7 +34,11 @@ _USES = {
     "requests": ("producers, query service", "task id (a UUID), or none", "JSON, a start-task request"),
     "speech": ("VAD agent", "call id", "MessagePack, one utterance of one channel, or a call's begin or end"),
     "prints": ("extraction agent", "call id", "MessagePack, one utterance's prints, or a call's begin or end"),
-    "snapshots": ("VAD and comparison agents", "call id", "MessagePack, where a call in progress stood, or that it has ended"),
+    "snapshots": (
+        "VAD and comparison agents",
+        "call id; of what outlives a snapshot behind a byte that no call id begins with",
+        "MessagePack, that a call begins, where it stood, that it has ended",
+    ),
     "watchlist": ("producers, query service", "subject id", "JSON, an enrolled voiceprint; a tombstone removes it"),
     "results": ("agents", "task id", "JSON, one state transition of one task"),
     "dead-letters": ("agents", "the original key", "the original value, untouched"),

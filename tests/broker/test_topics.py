@@ -9,6 +9,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from pipeline.broker import InMemoryBroker
 from pipeline.settings import Settings
 from pipeline.topics import MAX_RECORD_BYTES, TOPICS, TopicsError, create_topics, partition_counts
+from pipeline.worker import wait_for_topics
 
 pytestmark = pytest.mark.broker
 
@@ -106,3 +107,10 @@ async def test_the_in_memory_broker_makes_topics_when_asked() -> None:
         warnings = await create_topics(Settings(broker=broker.bootstrap, partitions=3))
         assert len(warnings) == len(TOPICS)
         assert all("has 4 partitions, not 3" in warning for warning in warnings)
+
+
+async def test_a_worker_refuses_topics_in_which_a_call_cannot_keep_its_partition(settings: Settings) -> None:
+    _create(settings, "speech", 1, {})
+    assert len(await create_topics(settings)) == 1
+    with pytest.raises(TopicsError, match="media has 3 partitions: speech has 1"):
+        await wait_for_topics(settings, [topic.name for topic in TOPICS])

@@ -8,6 +8,7 @@ It is the real worker; `CALLSTREAM_DOOM` says where it dies:
     rebalance:begin:N     when its Nth hand-over begins; `rebalance:drained:N` before it commits, `rebalance:end:N` behind it
     assigned:N            when it has got its Nth assignment and knows nothing of it yet
     slow:FACTOR           does not die: every utterance takes FACTOR times as long
+    forgetful             does not die: it writes no snapshots, so that a successor would have to begin anew (for benchmarks)
 """
 
 import functools
@@ -20,6 +21,8 @@ from collections.abc import Callable
 from typing import Any
 
 import agents.extraction
+import agents.vad
+import agents.vad_call
 from pipeline.cli import main
 from pipeline.delivery import DeliveryWindow, Receipt
 from pipeline.partition_scan import PartitionScan
@@ -111,6 +114,14 @@ def _slow(factor: str) -> None:
     agents.extraction.extract = extract  # type: ignore[assignment]
 
 
+def _forgetful() -> None:
+    async def save(*_: Any) -> None: ...
+
+    agents.vad.VadStage._save = save  # type: ignore[assignment, method-assign]
+    agents.vad_call.VadCall.opened_records = lambda *_: []  # type: ignore[method-assign]
+    agents.vad_call.VadCall.ended_records = lambda *_: []  # type: ignore[method-assign]
+
+
 DOOMS: dict[str, Callable[..., None]] = {
     "sent": _sent,
     "acknowledged": _acknowledged,
@@ -118,6 +129,7 @@ DOOMS: dict[str, Callable[..., None]] = {
     "rebalance": _rebalance,
     "assigned": _assigned,
     "slow": _slow,
+    "forgetful": _forgetful,
 }
 
 if __name__ == "__main__":
