@@ -86,7 +86,8 @@ class VadStage:
             return
         call = self._calls.get(chunk.call_id)
         if call is None:
-            call = self._calls[chunk.call_id] = VadCall(chunk.call_id, self._settings, self._silero, set())
+            place = (record.topic, record.partition)
+            call = self._calls[chunk.call_id] = VadCall(chunk.call_id, self._settings, self._silero, place)
         call.arrived(chunk.sequence, record, receipt)
         await self._take(call, chunk, record)
 
@@ -100,7 +101,8 @@ class VadStage:
             self._remember(call_id, new_assembler(self._settings))
             self._ended[call_id].restore_ended(saved)
         elif saved is not None:
-            call = self._calls[call_id] = VadCall(call_id, self._settings, self._silero, said)
+            place = (record.topic, record.partition)
+            call = self._calls[call_id] = VadCall(call_id, self._settings, self._silero, place, said)
             call.is_opened = True
             if isinstance(saved, CallSnapshot):
                 call.restore(saved)
@@ -193,7 +195,8 @@ class VadStage:
     async def tick(self) -> None:
         """End the calls that sent nothing for too long."""
         now_s = time.monotonic()
-        idle = [call for call in self._calls.values() if now_s - call.last_arrival_s >= call.patience_s]
+        waiting = [call for call in self._calls.values() if not call.is_ending]  # an end may wait for Kafka or for a disk
+        idle = [call for call in waiting if now_s - call.last_arrival_s >= call.patience_s]
         caught_up = {place: await self._frame.is_caught_up(*place) for place in {call.place for call in idle}}
         for call in idle:
             if caught_up[call.place]:
@@ -201,14 +204,17 @@ class VadStage:
 
     async def _end_unless_heard(self, call: VadCall, arrival_s: float) -> None:
         async def end() -> None:
+            call.is_ending = False
             if self._calls.get(call.call_id) is not call or call.last_arrival_s != arrival_s:
                 return
+            call.is_ending = True
             try:
                 await self._end(call, call.assembler.finish(), call.last_source)
             except Exception as error:
                 logger.exception("call %s cannot be ended", call.call_id)
                 await self._fail(call, call.last_source, describe_error(error))
 
+        call.is_ending = True
         await self._frame.submit(call.call_id.encode(), end)
 
     async def _bury_rejected(self, taken: Taken[Record]) -> None:

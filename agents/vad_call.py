@@ -1,6 +1,8 @@
 """One call in the VAD agent: its assembly, its listener, what was found, and the receipts that a successor would need."""
 
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import msgspec
 
@@ -32,15 +34,24 @@ def new_assembler(settings: Settings) -> CallAssembler[Record]:
 class VadCall:
     """A call in progress. It makes records; publishing them is the stage's."""
 
-    def __init__(self, call_id: str, settings: Settings, silero: SileroVad, said: set[SpeechId]) -> None:
-        """`said` is what another worker has said of the call on `speech` and would be said again."""
+    def __init__(
+        self,
+        call_id: str,
+        settings: Settings,
+        silero: SileroVad,
+        place: tuple[str, int],
+        said: Mapping[SpeechId, int] = MappingProxyType({}),
+    ) -> None:
+        """`place` is its topic and partition; `said` the offsets of what was said of it on `speech` and would be said again."""
         self.call_id = call_id
         self._said = said
         self.is_opened = False
+        self._has_begun = False
+        self.is_ending = False
         self.assembler = new_assembler(settings)
         self.correlation_id = derived_correlation_id(call_id)
         self.listener: CallListener | None = None
-        self.place = ("", 0)
+        self.place = place
         self.last_timestamp_s = 0.0
         self.last_arrival_s = time.monotonic()
         self.last_source = ""
@@ -51,12 +62,17 @@ class VadCall:
         self._receipts: list[tuple[int, Receipt]] = []
 
     def restore(self, saved: CallSnapshot) -> None:
-        """Go on from a snapshot; the call's tasks are pending and running since."""
+        """Go on from a snapshot; the call's tasks are pending and running since. When that fails, the call can be failed."""
+        self._has_begun = True
         self.assembler.restore(saved.assembly)
         self.correlation_id = saved.correlation_id
-        self._open(CallListener(saved.assembly.format, self._silero, saved), saved.segments_ms)
         if VAD in known_tasks(self.options):
-            self._log = TaskLog.of_call(VAD, self.call_id, self.correlation_id, first_revision=saved.revision)
+            # Should this fail here, the call's failure stands behind all partial results, of which each utterance made one.
+            since = sum(kind == "utterance" and offset >= saved.speech_end for (kind, *_), offset in self._said.items())
+            self._log = TaskLog.of_call(VAD, self.call_id, self.correlation_id, first_revision=saved.revision + since)
+        self._open(CallListener(saved.assembly.format, self._silero, saved), saved.segments_ms)
+        if self._log is not None:
+            self._log.revision = saved.revision
 
     @property
     def options(self) -> CallOptions:
@@ -99,6 +115,7 @@ class VadCall:
         assert audio_format is not None
         options = self.options
         self.correlation_id = options.correlation_id or self.correlation_id
+        self._has_begun = True
         self._open(CallListener(audio_format, self._silero), None)
         tasks = known_tasks(options)
         records = [TaskLog.of_call(task, self.call_id, self.correlation_id).pending(source) for task in tasks]
@@ -152,7 +169,7 @@ class VadCall:
 
     def fail(self, source: str, message: str) -> list[OutgoingRecord]:
         """The call cannot be heard to its end."""
-        if self.listener is None:
+        if not self._has_begun:
             return []
         records = self._speech(Fault(self.call_id, message))
         if self._log is not None:

@@ -16,6 +16,7 @@ from mode.utils.loops import get_event_loop
 
 from pipeline.breaker import EXIT_BREAKER
 from pipeline.cancellation import stop_consumer
+from pipeline.delivery import describe_error
 from pipeline.health import HealthServer
 from pipeline.membership import Lease, coordinator_fault
 from pipeline.settings import Settings
@@ -138,6 +139,14 @@ class CallstreamWorker(mode.Worker):
         # Before the apps: one that may not join its group never finishes starting.
         threading.Thread(target=_watch, args=(self.runners, self._grace_period_s), daemon=True, name="watchdog").start()
         await asyncio.gather(*(self.add_runtime_dependency(runner.app) for runner in self.runners))
+
+    async def on_stop(self) -> None:
+        """Let all agents hand over side by side: one that waits for a disk or a broker must not take the others' time."""
+        await super().on_stop()
+        ended = await asyncio.gather(*(runner.app.stop() for runner in self.runners), return_exceptions=True)
+        for runner, error in zip(self.runners, ended, strict=True):
+            if isinstance(error, BaseException):
+                logger.error("agent %s did not end in order: %s", runner.stage.name, describe_error(error))
 
     async def on_shutdown(self) -> None:
         """Let go of everything; the apps have handed over by now."""

@@ -46,7 +46,8 @@ class Breaker:
 
     def buried(self, key: bytes | None, error_type: str) -> None:
         """A record is being buried."""
-        self._streak.add(hash(key))
+        if self._limit:
+            self._streak.add(hash(key))
         self._note(error_type)
 
     def good(self) -> None:

@@ -27,14 +27,14 @@ class PartitionScan(ABC, Generic[Found]):
     async def of(self, first: Record) -> Found:
         """What was found for this record's partition; only the partition's first record waits for long."""
         scan = self._scans.get(first.partition)
-        if scan is None:
+        if scan is None or _has_failed(scan):
             scan = self._scans[first.partition] = asyncio.create_task(self._scan(first))
         return await asyncio.shield(scan)
 
     def known(self, partition: int) -> Found | None:
         """What was found for this partition; None when nobody asked yet, or the answer is not there."""
         scan = self._scans.get(partition)
-        return scan.result() if scan is not None and scan.done() and not scan.cancelled() else None
+        return scan.result() if scan is not None and scan.done() and not _has_failed(scan) else None
 
     def forget(self) -> None:
         """The partitions are being assigned anew: others may write meanwhile."""
@@ -74,8 +74,8 @@ class PartitionScan(ABC, Generic[Found]):
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self.settings.broker, enable_auto_commit=False, auto_offset_reset="earliest"
         )
-        await consumer.start()
         try:
+            await consumer.start()
             consumer.assign([place])
             end = (await consumer.end_offsets([place]))[place]
             begin = await self.begin(consumer, place, first)
@@ -89,3 +89,7 @@ class PartitionScan(ABC, Generic[Found]):
             return found
         finally:
             await stop_consumer(consumer)
+
+
+def _has_failed(scan: asyncio.Task[Found]) -> bool:
+    return scan.done() and (scan.cancelled() or scan.exception() is not None)

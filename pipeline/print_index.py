@@ -17,9 +17,10 @@ from schemas.stream import PrintRecord, SpeechRecord
 
 _CLOCK_SKEW_S = 120.0  # between the clocks of two brokers
 _REMEMBERED = 100_000  # ids of a partition
+_KEPT_S = 86_400.0  # as long as Kafka keeps the topics
 _DECODER: msgspec.msgpack.Decoder[PrintRecord] = msgspec.msgpack.Decoder(PrintRecord)
 
-Known = OrderedDict[tuple[str, SpeechId], None]
+Known = OrderedDict[tuple[str, SpeechId], float]  # the time of the record, s since the epoch
 
 
 class PrintIndex(PartitionScan[Known]):
@@ -43,15 +44,16 @@ class PrintIndex(PartitionScan[Known]):
             one = _DECODER.decode(record.value or b"")
         except UNDECODABLE:
             return
-        found[one.call_id, speech_id(one)] = None
+        found[one.call_id, speech_id(one)] = record.timestamp / 1000
 
     async def holds(self, record: Record, speech: SpeechRecord) -> bool:
-        """Whether this was passed on."""
-        return (speech.call_id, speech_id(speech)) in await self.of(record)
+        """Whether this was passed on, within the time for which a call id is its call's alone."""
+        at_s = (await self.of(record)).get((speech.call_id, speech_id(speech)))
+        return at_s is not None and record.timestamp_s - at_s < _KEPT_S
 
     async def note(self, record: Record, speech: SpeechRecord) -> None:
         """This was passed on."""
         known = await self.of(record)
-        known[speech.call_id, speech_id(speech)] = None
+        known[speech.call_id, speech_id(speech)] = record.timestamp_s
         if len(known) > _REMEMBERED:
             known.popitem(last=False)

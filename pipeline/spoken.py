@@ -21,9 +21,9 @@ def speech_id(one: SpeechRecord | PrintRecord) -> SpeechId:
 
 
 class Spoken(msgspec.Struct):
-    """What a `speech` partition holds of each call, up to offset `end`."""
+    """What a `speech` partition holds of each call, with its offset, up to offset `end`."""
 
-    said: dict[str, set[SpeechId]]
+    said: dict[str, dict[SpeechId, int]]
     end: int
 
 
@@ -57,15 +57,15 @@ class SpokenIndex(PartitionScan[Spoken]):
             one = _DECODER.decode(record.value or b"")
         except UNDECODABLE:
             return
-        found.said.setdefault(one.call_id, set()).add(speech_id(one))
+        found.said.setdefault(one.call_id, {}).setdefault(speech_id(one), record.offset)
 
     def finish(self, found: Spoken, end: int) -> None:
         """Also the end of a partition of which nothing had to be read."""
         found.end = end
 
-    async def of_call(self, call_id: str, first: Record) -> set[SpeechId]:
+    async def of_call(self, call_id: str, first: Record) -> dict[SpeechId, int]:
         """What the call has said, once: whoever asked knows the call from then on."""
-        return (await self.of(first)).said.pop(call_id, set())
+        return (await self.of(first)).said.pop(call_id, {})
 
     def advance(self, partition: int, offset: int) -> None:
         """We have written to the partition."""

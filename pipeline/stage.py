@@ -30,6 +30,10 @@ _ANSWER_S = 5.0
 _QUIET_S = 2.0  # nothing fetched for so long, though the broker answers: there is nothing to fetch
 
 
+class NotProcessedError(Exception):
+    """A record failed because the process ends: nothing of it counts, and nothing behind it in its call may."""
+
+
 class Frame(Protocol):
     """What the frame offers to a stage."""
 
@@ -74,15 +78,18 @@ class Stage(Protocol):
 async def process_record(
     stage: Stage, frame: Frame, record: Record, receipt: Receipt, is_ending: Callable[[], bool] = lambda: False
 ) -> None:
-    """Let a stage process a record; send it where it belongs when that fails. Raises when it cannot even be buried."""
+    """Let a stage process a record; send it where it belongs when that fails. Raises when it cannot even be buried.
+
+    Raises NotProcessedError when it failed because the process ends.
+    """
     try:
         await stage.process(record, receipt)
     except DeadLetterError as error:
         await frame.bury(record, error.type, str(error))
         receipt.release()
     except Exception as error:
-        if is_ending():
-            return  # not the record's fault: it is unacknowledged, and comes again
+        if is_ending():  # not the record's fault: it is unacknowledged, and comes again
+            raise NotProcessedError(describe_error(error)) from error
         logger.exception("stage %s cannot process %s (key %r)", stage.name, record.source, record.key)
         await frame.bury(record, DeadLetterType.INTERNAL, describe_error(error))
         await _fail(stage, record, describe_error(error))
@@ -111,6 +118,7 @@ class StageRunner:
         self.breaker = Breaker(settings.dead_letter_limit, settings.dead_letter_ratio, settings.dead_letter_window)
         self.end_worker: Callable[[], None] = _end_worker
         self._clean: set[bytes] = set()  # keys of the records in work of which nothing is buried
+        self._left: set[bytes] = set()  # keys of which a record was not processed: none behind it may be
         self._joined = False
         self._taking = False
         self._queue: asyncio.Queue[Any] | None = None
@@ -142,15 +150,18 @@ class StageRunner:
         await self._window.lanes.submit(record.key or b"", lambda: self._process(record, receipt))
 
     async def _process(self, record: Record, receipt: Receipt) -> None:
-        if self.breaker.is_open:
+        key = record.key or b""
+        if self.breaker.is_open or key in self._left:
             return  # it comes again, to a worker that can deal with it
         self.records_count += 1
-        key = record.key or b""
         self._clean.add(key)
         try:
             await process_record(self.stage, self, record, receipt, is_ending=lambda: bool(self.app.should_stop))
             if key in self._clean:
                 self.breaker.good()
+        except NotProcessedError as error:
+            logger.warning("stage %s leaves %s and what follows it to a successor: %s", self.stage.name, record.source, error)
+            self._left.add(key)
         finally:
             self._clean.discard(key)
 
@@ -229,22 +240,31 @@ class StageRunner:
 
     async def hand_over(self) -> None:
         """Finish what is in work, commit it, and forget the rest: it will be read again by whoever gets the partitions."""
-        drained = await self._window.drain(self.settings.grace_period_s)
-        if not drained:
+        if not await self._drain():
             logger.warning("stage %s: work in flight did not end in %g s", self.stage.name, self.settings.grace_period_s)
         try:
             await self.app.consumer.commit()
         finally:
             self._drop_all()
 
+    async def _drain(self) -> bool:
+        """Let work end; there is no use in that once the group has gone on without us."""
+        give_up_s = time.monotonic() + self.settings.grace_period_s
+        while (left_s := give_up_s - time.monotonic()) > 0 and not has_lost_partitions(self.app):
+            if await self._window.drain(min(left_s, 1.0)):
+                return True
+        return False
+
     def _drop_all(self) -> None:
+        self._left.clear()
         self._window.reset()
         self._last_seen.clear()
         self.stage.forget()
 
     def is_ready(self) -> bool:
         """Whether the agent is a member of its group and no rebalance is under way."""
-        return self._joined and not self.app.rebalancing and not self.app.should_stop and is_member(self.app)
+        is_working = self._joined and not self.app.rebalancing and not self.app.should_stop
+        return is_working and self._lease.is_valid() and is_member(self.app)
 
     def unacknowledged(self) -> int:
         """Records whose offsets are not given back yet."""

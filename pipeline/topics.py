@@ -173,18 +173,21 @@ def _wrong_counts(settings: Settings, counts: Mapping[str, int]) -> list[str]:
 
 
 def _wrong_policies(client: AdminClient, settings: Settings, names: Iterable[str], timeout_s: float) -> list[str]:
-    declared = {settings.topic(topic.name): topic.cleanup_policy for topic in TOPICS}
+    declared = {settings.topic(topic.name): topic for topic in TOPICS}
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in sorted(names)]
     futures = client.describe_configs(resources, request_timeout=timeout_s) if resources else {}
     warnings = []
     for resource, future in futures.items():
         try:
-            found = str(future.result()["cleanup.policy"].value)
+            found = {name: str(entry.value) for name, entry in future.result().items()}
         except KafkaException as error:
             if error.args[0].code() not in _NOT_SUPPORTED:
                 warnings.append(f"{resource.name}: its settings cannot be read: {error.args[0].str()}")
             continue
-        wanted = declared[resource.name]
-        if set(found.split(",")) != set(wanted.split(",")):
-            warnings.append(f"{resource.name} has cleanup.policy={found}, not {wanted}; it was left as it is")
+        topic = declared[resource.name]
+        if set(found["cleanup.policy"].split(",")) != set(topic.cleanup_policy.split(",")):
+            policies = f"cleanup.policy={found['cleanup.policy']}, not {topic.cleanup_policy}"
+            warnings.append(f"{resource.name} has {policies}; it was left as it is")
+        if topic.stamped_by_broker and found.get("message.timestamp.type") != "LogAppendTime":
+            warnings.append(f"{resource.name} is not stamped by the broker (message.timestamp.type); it was left as it is")
     return warnings

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 import stamina
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from pipeline.app import CallstreamWorker, UnknownAgentError, build_app, installed_agents
 from pipeline.breaker import EXIT_BREAKER
@@ -14,7 +14,7 @@ from pipeline.delivery import describe_error
 from pipeline.settings import Settings
 from pipeline.stage import StageRunner
 from pipeline.topics import KEPT_TOGETHER, TOPICS, TopicsError
-from pipeline.whole_topic import partitions_of
+from pipeline.whole_topic import partition_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -42,22 +42,26 @@ def chosen_runners(names: Sequence[str], settings: Settings) -> list[StageRunner
 
 async def wait_for_topics(settings: Settings, names: Iterable[str]) -> None:
     """Wait until a broker answers and holds these topics; say what is lacking each time. Raises TopicsError."""
-    counts = {name: await _wait_for_topic(settings, name) for name in sorted(names)}
+    async for attempt in stamina.retry_context(on=(KafkaError, OSError), attempts=None, timeout=None, wait_max=5.0):
+        with attempt:
+            try:
+                counts = await _partitions(settings, names)
+            except (KafkaError, OSError) as error:
+                logger.warning("waiting for %s: %s", settings.broker, describe_error(error))
+                raise
     wrong = [f"{name} has {counts[name]}" for name in KEPT_TOGETHER if counts[name] != counts["media"]]
     if wrong:
         message = f"a call keeps its partition's number, and media has {counts['media']} partitions: {', '.join(wrong)}"
         raise TopicsError(f"{message}; give them as many, when no call is under way")
 
 
-async def _wait_for_topic(settings: Settings, name: str) -> int:
-    async for attempt in stamina.retry_context(on=(KafkaError, OSError), attempts=None, timeout=None, wait_max=5.0):
-        with attempt:
-            try:
-                return len(await partitions_of(settings.broker, settings.topic(name)))
-            except (KafkaError, OSError) as error:
-                logger.warning("waiting for %s on %s: %s", settings.topic(name), settings.broker, describe_error(error))
-                raise
-    raise AssertionError("retried for ever")
+async def _partitions(settings: Settings, names: Iterable[str]) -> dict[str, int]:
+    """How many partitions each has. Raises UnknownTopicOrPartitionError, and KafkaError when no broker answers."""
+    known = await partition_numbers(settings.broker)
+    counts = {name: len(known.get(settings.topic(name), ())) for name in names}
+    if missing := [settings.topic(name) for name, count in counts.items() if not count]:
+        raise UnknownTopicOrPartitionError(f"{', '.join(missing)} missing; `callstream topics` creates what is")
+    return counts
 
 
 def run(names: Sequence[str], settings: Settings) -> int:

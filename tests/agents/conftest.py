@@ -9,7 +9,7 @@ from agents import comparison, extraction, gender, language, vad
 from pipeline.partition_scan import PartitionScan
 from pipeline.records import Record
 from pipeline.settings import Settings
-from tests.harness import Bench, bench_settings
+from tests.harness import Bench, bench_settings, read_log
 
 OpenBench = Callable[..., AbstractAsyncContextManager[Bench]]
 
@@ -32,10 +32,7 @@ def open_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenBench:
     opened_benches: list[Bench] = []
 
     async def read_bench(scan: PartitionScan[Any], first: Record) -> Any:
-        found = scan.empty()
-        for record in opened_benches[-1].log[scan.topic]:
-            scan.take(found, record, first)  # type: ignore[arg-type]  # alike in all that is read
-        return found
+        return await read_log(scan, opened_benches[-1].log, first)
 
     monkeypatch.setattr(PartitionScan, "_read", read_bench)
 

@@ -1,10 +1,13 @@
 """A VAD agent that is killed anywhere: its successor goes on from the last snapshot, and no byte of the results changes."""
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -12,7 +15,9 @@ from hypothesis import strategies as st
 from agents import vad
 from pipeline.partition_scan import PartitionScan
 from pipeline.records import Record, headers_of
-from tests.harness import Bench, bench_settings, media_headers, run, sample_audio
+from pipeline.snapshots import decode_snapshot
+from schemas.stream import CallSnapshot
+from tests.harness import Bench, bench_settings, media_headers, read_log, run, sample_audio
 
 CALL = b"call-1"
 SECOND = 8000 * 2 * 2
@@ -46,10 +51,7 @@ class Worker:
         """Process these records; how many offsets were given back."""
 
         async def read(scan: PartitionScan, first: Record) -> object:  # type: ignore[type-arg]
-            found = scan.empty()
-            for record in self.bench.log[scan.topic]:
-                scan.take(found, record, first)  # type: ignore[arg-type]
-            return found
+            return await read_log(scan, self.bench.log, first)
 
         monkeypatch.setattr(PartitionScan, "_read", read)
         async with self.bench:
@@ -120,3 +122,42 @@ def test_a_call_that_has_ended_does_not_begin_anew_after_a_restart(tmp_path: Pat
     assert run(Worker(tmp_path, log).live([records[-1], records[3], late], monkeypatch)) == 3
     assert {topic: log[topic] for topic in before} == before
     assert [record.text("error-type") for record in log["dead-letters"]] == ["call.ended"]
+
+
+def test_a_snapshot_that_cannot_be_restored_fails_the_call_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = media(sample_audio(0, 30), SECOND, set(), position=True)
+    log: dict[str, list[Record]] = defaultdict(list)
+    given_back = run(Worker(tmp_path, log).live(records[:20], monkeypatch))
+    at = next(n for n, one in enumerate(log["snapshots"]) if isinstance(decode_snapshot(cast(Any, one)), CallSnapshot))
+    saved = cast(CallSnapshot, decode_snapshot(cast(Any, log["snapshots"][at])))
+    damaged = msgspec.structs.replace(saved, detectors=[b"\xc1", b"\xc1"])
+    log["snapshots"][at] = msgspec.structs.replace(log["snapshots"][at], value=msgspec.msgpack.encode(damaged))
+    before = len(log["results"])
+    run(Worker(tmp_path, log).live(records[given_back:], monkeypatch))
+    (final,) = [json.loads(one.value or b"") for one in log["results"][before:]]
+    revisions = [json.loads(one.value or b"")["revision"] for one in log["results"] if one.key == log["results"][-1].key]
+    assert final["task"]["state"] == "failed"
+    assert revisions == list(range(len(revisions)))
+    assert b"fault" in (log["speech"][-1].value or b"")
+    assert [record.text("error-type") for record in log["dead-letters"]] == ["internal"]
+
+
+async def test_a_call_whose_end_waits_is_not_ended_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each job takes a place in the window, so that in the end no other call would be heard."""
+    worker = Worker(tmp_path, defaultdict(list))
+    submitted: list[object] = []
+
+    async def submit(key: object, _job: object) -> None:
+        submitted.append(key)
+
+    async def read(scan: PartitionScan, first: Record) -> object:  # type: ignore[type-arg]
+        return await read_log(scan, worker.bench.log, first)
+
+    monkeypatch.setattr(PartitionScan, "_read", read)
+    async with worker.bench:
+        monkeypatch.setattr(worker.bench.frames[0], "submit", submit)
+        await worker.bench.frames[0].deliver(media(sample_audio(0, 2), SECOND, set(), position=True)[0])
+        worker.stage._calls["call-1"].last_arrival_s -= 1000
+        for _ in range(5):
+            await worker.stage.tick()
+    assert submitted == [CALL]

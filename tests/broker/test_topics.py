@@ -111,6 +111,6 @@ async def test_the_in_memory_broker_makes_topics_when_asked() -> None:
 
 async def test_a_worker_refuses_topics_in_which_a_call_cannot_keep_its_partition(settings: Settings) -> None:
     _create(settings, "speech", 1, {})
-    assert len(await create_topics(settings)) == 1
+    assert any("speech has 1 partitions" in warning for warning in await create_topics(settings))
     with pytest.raises(TopicsError, match="media has 3 partitions: speech has 1"):
         await wait_for_topics(settings, [topic.name for topic in TOPICS])

@@ -72,6 +72,7 @@ def expected(broker_bootstrap: str, tmp_path_factory: pytest.TempPathFactory) ->
         with Feed(opened.settings, [chunk for call in calls for chunk in call.chunks]):
             pass
         outcome.wait(calls, 120)
+        assert outcome.lag() == {}
         assert pool.exits == []
         assert outcome.dead_letters() == []
         return undisturbed(outcome, calls)
@@ -90,6 +91,7 @@ class Report:
     conflicting: int
     different: int
     duplicate_results: int
+    duplicate_speech: int
     duplicate_prints: int
     dead_letters: int
     restarts: int
@@ -117,6 +119,7 @@ def report(request: pytest.FixtureRequest) -> Reporter:
             conflicting=len(verdict.conflicting) + len(verdict.gaps),
             different=len(verdict.different),
             duplicate_results=verdict.duplicates,
+            duplicate_speech=outcome.duplicates("speech"),
             duplicate_prints=outcome.duplicates("prints"),
             dead_letters=dead_letters,
             restarts=0 if pool is None else len(pool.exits),

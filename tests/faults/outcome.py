@@ -51,6 +51,7 @@ class Task:
 class Verdict:
     """How the tasks of calls ended, held against the undisturbed run. Everything but `duplicates` must be nothing."""
 
+    excuse: str = ""
     tasks: int = 0
     lost: list[str] = field(default_factory=list)
     conflicting: list[str] = field(default_factory=list)
@@ -59,6 +60,7 @@ class Verdict:
     duplicates: int = 0
 
     def check(self) -> "Verdict":
+        assert not self.excuse, self.excuse
         for name in ("lost", "conflicting", "gaps", "different"):
             found = getattr(self, name)
             assert not found, f"{len(found)} of {self.tasks} tasks {name}: {found[:3]}"
@@ -72,6 +74,7 @@ class Outcome:
     def __init__(self, system: System) -> None:
         self.system = system
         self.tasks: dict[str, Task] = {}
+        self._excuse = ""
         self._broker: dict[str, str | int | float | bool] = {"bootstrap.servers": system.settings.broker, "log_level": 0}
         self._consumer = Consumer(self._broker | {"group.id": "outcome", "enable.auto.commit": False})
         topic = self._consumer.list_topics(system.settings.topic("results"), timeout=30).topics[
@@ -98,7 +101,7 @@ class Outcome:
         return len(messages)
 
     def wait(self, calls: Sequence[Call], patience_s: float) -> None:
-        """Until every task of the calls is final and nothing lags."""
+        """Until every task of the calls is final and nothing lags; that it never came to that is the verdict's to say."""
         give_up_s = time.monotonic() + patience_s
         wanted = {task_id for call in calls for task_id in task_ids(call).values()}
         while True:
@@ -108,12 +111,11 @@ class Outcome:
             lag = {} if wanted else self.lag()
             if not wanted and not lag:
                 return
-            assert time.monotonic() < give_up_s, self._excuse(wanted, lag)
+            if time.monotonic() > give_up_s:
+                open_tasks = [(task_id, list(self.tasks.get(task_id, Task()).revisions)) for task_id in wanted]
+                self._excuse = f"{len(open_tasks)} tasks are not final: {open_tasks[:3]}; lag {lag}\n{self.system.logs()}"
+                return
             time.sleep(0.2)
-
-    def _excuse(self, wanted: Iterable[str], lag: object) -> str:
-        open_tasks = [(task_id, self.tasks.get(task_id, Task()).revisions.keys()) for task_id in wanted]
-        return f"{len(open_tasks)} tasks are not final: {open_tasks[:3]}; lag {lag}\n{self.system.logs()}"
 
     def lag(self) -> dict[str, int]:
         """What is left to be committed, by group and partition; nothing when all is zero."""
@@ -166,10 +168,10 @@ class Outcome:
         for future in asked.values():
             future.result(30)
 
-    def wait_joined(self, patience_s: float = 60.0) -> None:
-        """Until every group has a member with partitions."""
+    def wait_joined(self, patience_s: float = 90.0, members: int = 1) -> None:
+        """Until every group has so many members."""
         give_up_s = time.monotonic() + patience_s
-        while not all(self.members().values()):
+        while not all(len(found) >= members for found in self.members().values()):
             assert time.monotonic() < give_up_s, self.system.logs()
             time.sleep(0.5)
         time.sleep(1.0)  # a member that has joined begins with its offsets
@@ -186,7 +188,7 @@ class Outcome:
 
     def judge(self, calls: Sequence[Call], expected: Expected) -> Verdict:
         """Hold the calls' tasks against the undisturbed run."""
-        verdict = Verdict()
+        verdict = Verdict(self._excuse)
         for call in calls:
             for technology, task_id in task_ids(call).items():
                 _judge(

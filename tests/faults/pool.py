@@ -104,10 +104,10 @@ class Pool:
             worker.signal(signal.SIGTERM)
         return [worker.wait(60) for worker in self.workers]
 
-    def storm(self, signals: Sequence[signal.Signals], chance: random.Random, pause_s: tuple[float, float]) -> None:
-        """These signals in random order to random workers."""
+    def storm(self, signals: Sequence[signal.Signals], chance: random.Random, burst: int, rest_s: float) -> None:
+        """These signals in random order to random workers, 0.1 to 1 s apart; after each burst there is time to come back."""
         order = list(signals)
         chance.shuffle(order)
-        for number in order:
-            time.sleep(chance.uniform(*pause_s))
-            self.send(chance.randrange(len(self.workers)), number)
+        for number, one in enumerate(order):
+            time.sleep(rest_s if number and number % burst == 0 else chance.uniform(0.1, 1.0))
+            self.send(chance.randrange(len(self.workers)), one)

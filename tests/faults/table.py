@@ -14,6 +14,7 @@ COLUMNS = {
     "conflicting": "conflicting",
     "different": "different",
     "twice on results": "duplicate_results",
+    "twice on speech": "duplicate_speech",
     "twice on prints": "duplicate_prints",
     "dead letters": "dead_letters",
     "restarts": "restarts",

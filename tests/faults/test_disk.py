@@ -117,6 +117,10 @@ def _check_answers(url: str, outcome: Outcome, calls: Sequence[Call]) -> None:
             assert (code, body["task"], body["result"]) == (200, final["task"], final["result"])
 
 
+def _is_final(outcome: Outcome, task_id: str) -> bool:
+    return task_id in outcome.tasks and bool(outcome.tasks[task_id].finals)
+
+
 def _large_request(expected: Expected) -> bytes:
     """A comparison whose result is larger than a record."""
     final = next(values[-1] for (_, technology), values in expected.items() if "extraction" in technology.value)
@@ -138,12 +142,14 @@ def test_the_blob_store_meets_a_full_and_a_read_only_disk(system: System, disk: 
             with Feed(system.settings, interleaved(calls, random.Random(number))):
                 pass
             give_up_s = time.monotonic() + PATIENCE_S
+            running = {task_id}
             beside = [one for call in calls for one in task_ids(call).values()]
-            while not all(one in outcome.tasks and outcome.tasks[one].finals for one in beside):
+            while not (running <= outcome.tasks.keys() and all(_is_final(outcome, one) for one in beside)):
                 outcome.poll()
                 assert time.monotonic() < give_up_s, system.logs()
             outcome.judge(calls, expected).check()
             assert not outcome.tasks[task_id].finals
+            assert "a result cannot be written" in pool.workers[0].log.read_text()
             repair()
             while not outcome.tasks[task_id].finals:
                 outcome.poll()

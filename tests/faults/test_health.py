@@ -40,8 +40,9 @@ def is_ready(port: int) -> bool:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as answer:
             return bool(json.loads(answer.read())["ready"])
-    except OSError as error:  # not up yet, or 503
-        return getattr(error, "code", 503) != 503
+    except OSError as error:  # 503, or not up yet; another status is neither
+        assert getattr(error, "code", 503) == 503  # noqa: PT017 - an error is one of the answers here
+        return False
 
 
 def wait_ready(port: int, wanted: bool) -> None:

@@ -38,13 +38,13 @@ def test_a_slow_stage_holds_its_memory_and_its_partitions(
     system: System, expected: Expected, report: Reporter, seed: int
 ) -> None:
     seconds = pick(25, 600)
-    calls = make_calls(round(seconds * 1.6), seed, "slow", long_share=0.0)
+    calls = make_calls(round(seconds * 1.2), seed, "slow", long_share=0.0)
     with Outcome(system) as outcome, Pool(system, 1, always=f"slow:{SLOWER}") as pool:
         outcome.wait_joined()
         before = outcome.members()
         with Feed(system.settings, interleaved(calls, random.Random(seed)), seconds=seconds) as feed:
             samples = sampled_mb(feed, [pool.workers[0].pid], 1.0)
-            assert outcome.lag()  # it is too slow for what comes
+            assert any(place.startswith("extraction") for place in outcome.lag())  # it is too slow for what comes
         outcome.wait(calls, pick(90, 900))
         letters = outcome.dead_letters()
         verdict = outcome.judge(calls, expected)

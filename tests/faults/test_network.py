@@ -31,10 +31,12 @@ def test_a_worker_is_cut_off_and_then_on_a_bad_line(system: System, expected: Ex
     ports = [int(server.rpartition(":")[2]) for server in system.settings.broker.split(",")]
     with Namespace(ports) as namespace, Outcome(system) as outcome, Pool(system, 1) as pool:
         distant = system.start("worker", command=[*namespace.prefix, *CLI], CALLSTREAM_INFERENCE_THREADS="1")
+        outcome.wait_joined(members=2)
         with Feed(system.settings, interleaved(calls, chance), seconds=CUT_S + 90):
-            time.sleep(15)
+            time.sleep(10)
             namespace.cut()
             time.sleep(CUT_S)
+            assert all(len(members) == 1 for members in outcome.members().values())
             namespace.mend()
             time.sleep(20)
             namespace.delay_s, namespace.bytes_per_s = DELAY_S, MBIT_PER_S * 1e6 / 8

@@ -25,15 +25,18 @@ def test_workers_are_killed_and_asked_to_end(system: System, expected: Expected,
     chance = random.Random(seed)
     records = interleaved(calls, chance)
     with Outcome(system) as outcome, Pool(system, pick(2, 4)) as pool:
-        with Feed(system.settings, records, seconds=pick(15, 120)):
-            time.sleep(pick(6, 20))  # the first ones have joined
-            pool.storm([signal.SIGKILL] * kills + [signal.SIGTERM] * terms, chance, (0.1, 1.0))
+        outcome.wait_joined()
+        with Feed(system.settings, records, seconds=pick(15, 240)):
+            pool.storm([signal.SIGKILL] * kills + [signal.SIGTERM] * terms, chance, burst=pick(2, 5), rest_s=pick(4, 14))
         outcome.wait(calls, pick(120, 900))
         letters = outcome.dead_letters()
         verdict = outcome.judge(calls, expected)
-        report(seed, f"{kills} SIGKILL, {terms} SIGTERM", calls, verdict, outcome, pool, len(letters))
+        row = report(seed, f"{kills} SIGKILL, {terms} SIGTERM in bursts", calls, verdict, outcome, pool, len(letters))
         verdict.check()
         assert letters == []
+        assert (row.duplicate_speech, row.duplicate_prints) == (0, 0)
+        # killed, ended in order, or asked to end before it could listen
+        assert set(pool.exits) <= {-signal.SIGKILL, 0, -signal.SIGTERM}
 
 
 DOOMS = (
@@ -69,9 +72,10 @@ def test_a_worker_dies_at_each_boundary(system: System, expected: Expected, repo
         outcome.wait(calls, 180)
         letters = outcome.dead_letters()
         verdict = outcome.judge(calls, expected)
-        report(seed, f"{len(dooms)} boundaries", calls, verdict, outcome, pool, len(letters))
+        row = report(seed, f"{len(dooms)} boundaries", calls, verdict, outcome, pool, len(letters))
         verdict.check()
         assert letters == []
+        assert (row.duplicate_speech, row.duplicate_prints) == (0, 0)
         assert pool.exits.count(-signal.SIGKILL) == len(dooms)
 
 
@@ -83,20 +87,23 @@ def test_a_frozen_worker_comes_back(system: System, expected: Expected, report: 
     frozen_s = SESSION_TIMEOUT_S + 3
     calls = make_calls(pick(40, 400), seed, "frozen", long_share=0.1)
     with Outcome(system) as outcome, Pool(system, 2) as pool:
-        with Feed(system.settings, interleaved(calls, chance), seconds=times * (frozen_s + 8) + 8):
-            time.sleep(8)
+        outcome.wait_joined(members=2)
+        with Feed(system.settings, interleaved(calls, chance), seconds=times * (frozen_s + 8)):
             for _ in range(times):
                 slot = chance.randrange(2)
                 pool.send(slot, signal.SIGSTOP)
                 time.sleep(frozen_s)
+                alone = outcome.members()
                 pool.send(slot, signal.SIGCONT)
                 time.sleep(chance.uniform(3, 8))
+                assert all(len(members) == 1 for members in alone.values())  # its partitions were another's
         outcome.wait(calls, 180)
         letters = outcome.dead_letters()
         verdict = outcome.judge(calls, expected)
         report(seed, f"{times} SIGSTOP of {frozen_s:g} s", calls, verdict, outcome, pool, len(letters))
         verdict.check()
         assert letters == []
+        assert pool.exits == []  # it goes on by itself
 
 
 @pytest.mark.parametrize("seed", [1])
@@ -118,8 +125,9 @@ def test_workers_come_and_go(system: System, expected: Expected, report: Reporte
         outcome.wait(calls, 180)
         letters = outcome.dead_letters()
         verdict = outcome.judge(calls, expected)
-        report(seed, f"{times} x 1 to 4 to 1", calls, verdict, outcome, pool, len(letters))
+        row = report(seed, f"{times} x 1 to 4 to 1", calls, verdict, outcome, pool, len(letters))
         verdict.check()
         assert letters == []
+        assert (row.duplicate_speech, row.duplicate_prints) == (0, 0)
         assert codes == [0] * 3 * times
         assert pool.exits == []
