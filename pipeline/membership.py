@@ -64,11 +64,16 @@ class Lease:
         self._session_timeout_s = session_timeout_s
         self._ends_s = 0.0
         self._has_said = False
+        self._is_waived = False
 
     def renew(self, asked_at_s: float) -> None:
         """Kafka has answered a request that was sent then (on the monotonic clock)."""
         self._ends_s = asked_at_s + self._session_timeout_s
         self._has_said = False
+
+    def waive(self) -> None:
+        """The process ends: what is in work is said without asking, since heartbeats may have ended before it."""
+        self._is_waived = True
 
     def is_valid(self) -> bool:
         """Whether it lasts."""
@@ -76,7 +81,7 @@ class Lease:
 
     async def wait(self) -> None:
         """Until it lasts again; who has lost the partitions meanwhile is cancelled here."""
-        while not self.is_valid():
+        while not (self.is_valid() or self._is_waived):
             if not self._has_said:
                 self._has_said = True
                 logger.warning("no heartbeat was answered for %g s: waiting for Kafka", self._session_timeout_s)

@@ -236,12 +236,13 @@ class StageRunner:
         self._joined = True
 
     async def _on_shutdown(self, *_: object, **__: object) -> None:
+        self._lease.waive()
         await self.hand_over()
 
     async def hand_over(self) -> None:
         """Finish what is in work, commit it, and forget the rest: it will be read again by whoever gets the partitions."""
         if not await self._drain():
-            logger.warning("stage %s: work in flight did not end in %g s", self.stage.name, self.settings.grace_period_s)
+            logger.warning("stage %s: work in flight did not end and will be done again", self.stage.name)
         try:
             await self.app.consumer.commit()
         finally:

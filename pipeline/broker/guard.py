@@ -93,7 +93,11 @@ class Guard:
     def _take_job(self, job: dict[str, Any]) -> None:
         self._grace_s = job["grace_s"]
         if job["lock"] is not None:
-            self._lock_fd = os.open(job["lock"], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                self._lock_fd = os.open(job["lock"], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                _tell("refused", reason=error.strerror)
+                return
             try:
                 fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

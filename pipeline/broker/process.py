@@ -39,8 +39,11 @@ class GuardedProcess:
         self._exit_code: int | None = None
         self.pid: int | None = None
         self._command("job", lock=lock and str(lock), remove=remove and str(remove), grace_s=grace_s)
-        if self._answer("ready", "busy")["event"] == "busy":
+        answer = self._answer("ready", "busy", "refused")
+        if answer["event"] != "ready":
             self.close()
+            if answer["event"] == "refused":
+                raise BrokerError(f"cannot use the data folder {lock and lock.parent}: {answer['reason']}")
             raise BrokerError(f"{lock and lock.parent} is in use by another broker; stop it or choose another data folder")
 
     def start(self, argv: list[str], output: Path) -> int:

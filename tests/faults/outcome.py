@@ -113,7 +113,8 @@ class Outcome:
                 return
             if time.monotonic() > give_up_s:
                 open_tasks = [(task_id, list(self.tasks.get(task_id, Task()).revisions)) for task_id in wanted]
-                self._excuse = f"{len(open_tasks)} tasks are not final: {open_tasks[:3]}; lag {lag}\n{self.system.logs()}"
+                what = f"{len(open_tasks)} tasks are not final: {open_tasks[:3]}; lag {self.lag()}"
+                self._excuse = f"{what}\n{self.system.logs()}"
                 return
             time.sleep(0.2)
 
@@ -175,6 +176,13 @@ class Outcome:
             assert time.monotonic() < give_up_s, self.system.logs()
             time.sleep(0.5)
         time.sleep(1.0)  # a member that has joined begins with its offsets
+
+    def wait_members(self, count: int, patience_s: float = 60.0) -> None:
+        """Until every group has just so many members."""
+        give_up_s = time.monotonic() + patience_s
+        while not all(len(found) == count for found in self.members().values()):
+            assert time.monotonic() < give_up_s, self.members()
+            time.sleep(0.2)
 
     def members(self) -> dict[str, list[str]]:
         """The members of every group."""

@@ -34,7 +34,7 @@ def test_workers_clocks_are_moved_by_an_hour(
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # nothing but the wall clock of a machine can be moved
     }
     chance = random.Random(seed)
-    calls = make_calls(pick(30, 400), seed, "clock", long_share=0.1)
+    calls = make_calls(pick(30, 150), seed, "clock", long_share=0.1)
     with Outcome(system) as outcome:
         with Feed(system.settings, interleaved(calls, chance), seconds=pick(16, 120)):
             with Pool(system, 1, **moved) as pool:

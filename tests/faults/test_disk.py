@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.broker import BrokerError, EmbeddedBroker
+from pipeline.broker.ports import free_port
 from tests.broker_fixture import cache_dir
 from tests.faults.calls import SHORT, Call, interleaved, make_call, make_calls
 from tests.faults.conftest import Reporter, settings_for
@@ -121,11 +122,11 @@ def _is_final(outcome: Outcome, task_id: str) -> bool:
     return task_id in outcome.tasks and bool(outcome.tasks[task_id].finals)
 
 
-def _large_request(expected: Expected) -> bytes:
-    """A comparison whose result is larger than a record."""
+def _large_request(expected: Expected, count: int) -> bytes:
+    """A comparison whose result is larger than a record; another count is another result."""
     final = next(values[-1] for (_, technology), values in expected.items() if "extraction" in technology.value)
     voiceprint = json.loads(final)["result"]["channels"][0]["voiceprint"]
-    return json.dumps({"voiceprints_a": [voiceprint] * 410, "voiceprints_b": [voiceprint] * 410}).encode()
+    return json.dumps({"voiceprints_a": [voiceprint] * count, "voiceprints_b": [voiceprint] * 410}).encode()
 
 
 @pytest.mark.only_long
@@ -137,7 +138,7 @@ def test_the_blob_store_meets_a_full_and_a_read_only_disk(system: System, disk: 
         ):
             spoil()
             task_id = str(uuid.uuid4())
-            system.produce("requests", task_id.encode(), _large_request(expected))
+            system.produce("requests", task_id.encode(), _large_request(expected, 410 - number))
             calls = make_calls(5, number, "beside")
             with Feed(system.settings, interleaved(calls, random.Random(number))):
                 pass
@@ -164,7 +165,12 @@ def test_the_blob_store_meets_a_full_and_a_read_only_disk(system: System, disk: 
 def test_the_broker_meets_a_full_and_a_read_only_disk(tmp_path: Path, expected: Expected, report: Reporter) -> None:
     """Kafka ends when it cannot write; what it had acknowledged is there when it has room again."""
     disk = SmallDisk(tmp_path / "disk", 24)
-    broker = EmbeddedBroker(cache_dir(), data_dir=disk.folder / "kafka")
+    port = free_port()
+
+    def new_broker() -> EmbeddedBroker:
+        return EmbeddedBroker(cache_dir(), port=port, data_dir=disk.folder / "kafka")
+
+    broker = new_broker()
     broker.start()
     try:
         with (
@@ -175,12 +181,14 @@ def test_the_broker_meets_a_full_and_a_read_only_disk(tmp_path: Path, expected: 
             calls = make_calls(300, 1, "full", long_share=0.1)  # 50 MB with what comes of them
             with Feed(system.settings, interleaved(calls, random.Random(1)), seconds=60):
                 assert broker.wait(120) is not None, "the broker did not end"
+                broker.stop()
                 disk.remount("size=400m")
                 disk.remount("ro")
-                with pytest.raises(BrokerError):
-                    broker.restart()
+                with pytest.raises(BrokerError, match="Read-only file system"):
+                    new_broker().start()
                 disk.remount("rw")
-                broker.restart()
+                broker = new_broker()
+                broker.start()
             outcome.wait(calls, 300)
             letters = outcome.dead_letters()
             verdict = outcome.judge(calls, expected)

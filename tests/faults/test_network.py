@@ -36,7 +36,7 @@ def test_a_worker_is_cut_off_and_then_on_a_bad_line(system: System, expected: Ex
             time.sleep(10)
             namespace.cut()
             time.sleep(CUT_S)
-            assert all(len(members) == 1 for members in outcome.members().values())
+            outcome.wait_members(1)
             namespace.mend()
             time.sleep(20)
             namespace.delay_s, namespace.bytes_per_s = DELAY_S, MBIT_PER_S * 1e6 / 8
