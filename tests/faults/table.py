@@ -30,7 +30,7 @@ def table(lines: list[str]) -> str:
 
 
 def _cell(row: dict[str, object], name: str) -> str:
-    text = str(row[name])
+    text = str(row.get(name, ""))
     return text.removeprefix("test_").partition("[")[0].replace("_", " ") if name == "test" else text
 
 

@@ -52,12 +52,13 @@ DOOMS = (
     "rebalance:end:{few}",
     "assigned:{few}",
 )
+FEW_DOOMS = ("sent:prints:{n}", "sent:snapshots:1", "recovery:end:{few}", "rebalance:drained:{few}", "assigned:{few}")
 
 
 @pytest.mark.parametrize("seed", pick([1], list(range(1, 21))))
 def test_a_worker_dies_at_each_boundary(system: System, expected: Expected, report: Reporter, seed: int) -> None:
     chance = random.Random(seed)
-    dooms = [doom.format(n=chance.randint(1, 12), few=chance.randint(1, 3)) for doom in DOOMS]
+    dooms = [doom.format(n=chance.randint(1, 12), few=chance.randint(1, 3)) for doom in pick(FEW_DOOMS, DOOMS)]
     chance.shuffle(dooms)
     calls = []
     with Outcome(system) as outcome, Pool(system, 3, dooms) as pool:
