@@ -101,22 +101,33 @@ class Outcome:
         return len(messages)
 
     def wait(self, calls: Sequence[Call], patience_s: float) -> None:
-        """Until every task of the calls is final and nothing lags; that it never came to that is the verdict's to say."""
+        """Until every task of the calls is final and nothing lags, or nothing has gone on for so long: the verdict says it."""
         give_up_s = time.monotonic() + patience_s
         wanted = {task_id for call in calls for task_id in task_ids(call).values()}
+        left = len(wanted), 0
         while True:
             while self.poll():
                 pass
             wanted = {task_id for task_id in wanted if not (task_id in self.tasks and self.tasks[task_id].finals)}
-            lag = {} if wanted else self.lag()
+            lag = self._lag_or_unknown()
             if not wanted and not lag:
                 return
+            now_left = len(wanted), sum(lag.values())
+            if now_left < left:  # it goes on, however slow the machine is
+                give_up_s = time.monotonic() + patience_s
+            left = now_left
             if time.monotonic() > give_up_s:
                 open_tasks = [(task_id, list(self.tasks.get(task_id, Task()).revisions)) for task_id in wanted]
-                what = f"{len(open_tasks)} tasks are not final: {open_tasks[:3]}; lag {self.lag()}"
+                what = f"{len(open_tasks)} tasks are not final: {open_tasks[:3]}; lag {lag}"
                 self._excuse = f"{what}\n{self.system.logs()}"
                 return
             time.sleep(0.2)
+
+    def _lag_or_unknown(self) -> dict[str, int]:
+        try:
+            return self.lag()
+        except KafkaException as error:  # a partition that has no leader at the moment
+            return {str(error): 1}
 
     def lag(self) -> dict[str, int]:
         """What is left to be committed, by group and partition; nothing when all is zero."""
