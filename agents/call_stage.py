@@ -120,7 +120,9 @@ class CallStage(ABC, Generic[Evidence]):
                 await self._add(call, heard, source)
             case CallEnd():
                 result = await asyncio.to_thread(self.result, call.begin, call.evidence)
-                await self._close(call, await until_written(call.log.done, source, result, self.settings.data_dir))
+                await self._close(
+                    call, await until_written(f"task {call.log.task_id}", call.log.done, source, result, self.settings.data_dir)
+                )
             case Fault():
                 await self._close(call, call.log.ended(source, failed(heard.message)))
             case CallBegin():

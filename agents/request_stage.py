@@ -46,7 +46,7 @@ class RequestStage(CallStage[Evidence]):
         except ListsError as error:
             final = log.ended(record.source, rejected(error.details))
         else:
-            final = await until_written(log.done, record.source, result, self.settings.data_dir)
+            final = await until_written(f"task {log.task_id}", log.done, record.source, result, self.settings.data_dir)
         await self.publisher.publish([final])
 
     async def fail(self, record: Record, message: str) -> None:

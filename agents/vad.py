@@ -153,7 +153,7 @@ class VadStage:
         await self._advance(call, taken, source)
         if call.listener is not None:
             await self._publish_heard(call, await self._compute(call.listener.finish), source)
-            await self._publish(await until_written(call.end, source))
+            await self._publish(await until_written(f"call {call.call_id}", call.end, source))
         await self._close(call)
 
     async def _reject(self, call: VadCall, record: Record, error: OptionsError) -> None:

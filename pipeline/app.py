@@ -117,7 +117,7 @@ def build_app(name: str, settings: Settings) -> StageApp:
         stream_wait_empty=False,
         loghandlers=[],
     )
-    app.lease = Lease(settings.session_timeout_s)
+    app.lease = Lease(settings.session_timeout_s, app.conf.id)
     return app
 
 

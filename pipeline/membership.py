@@ -60,7 +60,8 @@ class Lease:
     may pass.
     """
 
-    def __init__(self, session_timeout_s: float) -> None:
+    def __init__(self, session_timeout_s: float, group: str = "") -> None:
+        self._group = group
         self._session_timeout_s = session_timeout_s
         self._ends_s = 0.0
         self._has_said = False
@@ -84,7 +85,9 @@ class Lease:
         while not (self.is_valid() or self._is_waived):
             if not self._has_said:
                 self._has_said = True
-                logger.warning("no heartbeat was answered for %g s: waiting for Kafka", self._session_timeout_s)
+                logger.warning(
+                    "group %s: no heartbeat was answered for %g s, waiting for Kafka", self._group, self._session_timeout_s
+                )
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def follow(self, coordinator: GroupCoordinator) -> None:

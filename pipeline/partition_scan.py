@@ -1,6 +1,7 @@
 """What another topic says about a partition that was just taken over: read once, when the partition's first record comes."""
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
@@ -9,8 +10,11 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from pipeline.cancellation import stop_consumer
+from pipeline.delivery import describe_error
 from pipeline.records import Record
 from pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
 
@@ -66,7 +70,12 @@ class PartitionScan(ABC, Generic[Found]):
     async def _scan(self, first: Record) -> Found:
         async for attempt in stamina.retry_context(on=(KafkaError, OSError), attempts=None, timeout=None, wait_max=5.0):
             with attempt:
-                return await self._read(first)
+                try:
+                    return await self._read(first)
+                except (KafkaError, OSError) as error:
+                    name = self.settings.topic(self.topic)
+                    logger.warning("cannot read %s/%d, trying again: %s", name, first.partition, describe_error(error))
+                    raise
         raise AssertionError("retried for ever")
 
     async def _read(self, first: Record) -> Found:
