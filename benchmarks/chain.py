@@ -158,7 +158,7 @@ async def latencies_ms(settings: Settings, call_id: str) -> dict[Technology, lis
 
 
 async def _all_records(settings: Settings, topic: str) -> list:  # type: ignore[type-arg]
-    consumer, places = await open_topic(settings.broker, settings.topic(topic), from_begin=True)
+    consumer, places = await open_topic(settings, settings.topic(topic), from_begin=True)
     try:
         records = []
         for place, end in (await consumer.end_offsets(places)).items():

@@ -1,6 +1,7 @@
 """Faust apps: one per agent, so that each agent is a consumer group of its own and scales by itself."""
 
 import asyncio
+import faulthandler
 import logging
 import os
 import threading
@@ -16,6 +17,7 @@ from mode.utils.loops import get_event_loop
 
 from pipeline.breaker import EXIT_BREAKER
 from pipeline.cancellation import stop_consumer
+from pipeline.connection import faust_credentials
 from pipeline.delivery import describe_error
 from pipeline.health import HealthServer
 from pipeline.membership import Lease, coordinator_fault
@@ -90,6 +92,7 @@ def build_app(name: str, settings: Settings) -> StageApp:
     app = StageApp(
         f"{settings.topic_prefix}callstream-{name}",
         broker=[f"kafka://{server.strip()}" for server in settings.broker.split(",")],
+        broker_credentials=faust_credentials(settings),
         version=1,
         key_serializer="raw",
         value_serializer="raw",
@@ -156,6 +159,13 @@ class CallstreamWorker(mode.Worker):
             await runner.stage.stop()
 
 
+def _show_what_hangs(loop: asyncio.AbstractEventLoop) -> None:
+    """Where every task and thread stands, on stderr: nobody can ask this process once it has ended."""
+    for task in asyncio.all_tasks(loop):
+        task.print_stack(limit=4)
+    faulthandler.dump_traceback()
+
+
 def _watch(runners: Sequence[StageRunner], grace_period_s: float) -> None:
     """Ends the process when it is dead but does not know it, or when it cannot bring itself to end."""
     pause = threading.Event()
@@ -167,5 +177,6 @@ def _watch(runners: Sequence[StageRunner], grace_period_s: float) -> None:
                 logger.critical("agent %s: %s; the process ends, start it again", runner.stage.name, fault)
                 os._exit(EXIT_ZOMBIE)
     pause.wait(grace_period_s + _LAST_WORDS_S)
+    _show_what_hangs(runners[0].app.loop)
     logger.critical("the agents did not end within %g s; the process ends, unfinished work will be done again", grace_period_s)
     os._exit(EXIT_BREAKER if any(runner.breaker.is_open for runner in runners) else EXIT_ZOMBIE)

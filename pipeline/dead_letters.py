@@ -87,7 +87,7 @@ def broker_faults(settings: Settings, what: str) -> Iterator[None]:
 async def open_letters(settings: Settings) -> AsyncIterator[Letters]:
     """The letters that there are now. Raises DeadLettersError."""
     with broker_faults(settings, "cannot read the dead letters"):
-        consumer, places = await open_topic(settings.broker, settings.topic("dead-letters"), from_begin=True)
+        consumer, places = await open_topic(settings, settings.topic("dead-letters"), from_begin=True)
         try:
             begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
             yield Letters(consumer, begins, ends)

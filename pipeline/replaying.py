@@ -10,6 +10,7 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError
 
+from pipeline.connection import aiokafka_options
 from pipeline.dead_letters import Letters, broker_faults, open_letters
 from pipeline.letters import Chains, Letter, Place, Wanted
 from pipeline.settings import Settings
@@ -78,7 +79,7 @@ class _Replayer:
 
 @contextlib.asynccontextmanager
 async def _open_replayer(settings: Settings, *, dry_run: bool) -> AsyncIterator[_Replayer]:
-    numbers = await partition_numbers(settings.broker)
+    numbers = await partition_numbers(settings)
     names = [settings.topic(name) for name in REPLAYABLE]
     partitions = {name: numbers[name] for name in names if name in numbers}
     if dry_run:
@@ -86,7 +87,7 @@ async def _open_replayer(settings: Settings, *, dry_run: bool) -> AsyncIterator[
         return
     # Compressed, because a record near the topics' limit may have come compressed.
     producer = AIOKafkaProducer(
-        bootstrap_servers=settings.broker,
+        **aiokafka_options(settings),
         enable_idempotence=True,
         max_request_size=MAX_DEAD_LETTER_BYTES + 1_048_576,
         compression_type="gzip",

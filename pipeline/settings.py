@@ -12,6 +12,7 @@ from msgspec import Meta
 
 PREFIX = "CALLSTREAM_"
 _SERVERS = r"^[^\s,]+:\d{1,5}(,[^\s,]+:\d{1,5})*$"
+SECRETS = frozenset({"kafka_password"})  # never shown
 
 
 def default_cache_dir() -> str:
@@ -31,6 +32,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(pattern=r"^[^\s,]+:\d{1,5}(,[^\s,]+:\d{1,5})*$", description="Kafka bootstrap servers, host:port[,host:port…]"),
     ] = "localhost:9092"
+    kafka_security: Annotated[
+        str,
+        Meta(
+            pattern="^(SASL_)?(PLAINTEXT|SSL)$", description="PLAINTEXT, SSL (TLS), SASL_PLAINTEXT or SASL_SSL (TLS and user)"
+        ),
+    ] = "PLAINTEXT"
+    kafka_mechanism: Annotated[
+        str,
+        Meta(pattern="^(PLAIN|SCRAM-SHA-(256|512))$", description="how a user signs in: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"),
+    ] = "SCRAM-SHA-512"
+    kafka_username: Annotated[str, Meta(description="user at Kafka")] = ""
+    kafka_password: Annotated[str, Meta(description="the user's password; or name a file that holds it")] = ""
+    kafka_password_file: Annotated[str, Meta(description="file with the user's password, so that no environment holds it")] = ""
+    kafka_ca_file: Annotated[str, Meta(description="PEM file of the authorities to trust for TLS; empty: the system's")] = ""
+    kafka_cert_file: Annotated[str, Meta(description="PEM file of our own certificate and its chain, for mutual TLS")] = ""
+    kafka_key_file: Annotated[str, Meta(description="PEM file of that certificate's key, without a passphrase")] = ""
     topic_prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{0,100}$", description="put before every topic name")] = ""
     partitions: Annotated[
         int, Meta(ge=1, le=10_000, description="partitions of each topic that `callstream topics` creates")
@@ -40,8 +57,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         msgspec.field(default_factory=default_cache_dir)
     )
     data_dir: Annotated[
-        str, Meta(min_length=1, description="folder for the query service's view and for results over 1 MB")
+        str, Meta(min_length=1, description="folder for the query service's view, for uploads under way, and for blobs")
     ] = "callstream-data"
+    blob_store: Annotated[
+        str,
+        Meta(
+            pattern=r"^(s3://[^/].*|(?!.*://).*)$",
+            description="what is larger than a record: a folder that workers and query services share, or s3://bucket/prefix",
+        ),
+    ] = ""
+    blob_quota_bytes: Annotated[int, Meta(ge=1, description="uploads are refused when the blob store would hold more")] = (
+        20_000_000_000
+    )
+    blob_grace_s: Annotated[
+        float, Meta(ge=0, le=86_400, description="how long a blob stays that no task needs (any more, or yet)")
+    ] = 600.0
     idle_timeout_s: Annotated[float, Meta(gt=0, le=86_400, description="a call that sends nothing for so long is ended")] = 60.0
     reorder_window_s: Annotated[float, Meta(ge=0, le=60, description="audio to wait through for a chunk out of order")] = 5.0
     max_gap_s: Annotated[float, Meta(gt=0, le=3600, description="longest stretch of lost audio to fill with silence")] = 60.0
@@ -75,10 +105,33 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     task_ttl_s: Annotated[float, Meta(gt=0, description="how long the query service remembers a task")] = 604_800.0
     rate_limit: Annotated[int, Meta(ge=0, description="HTTP requests per rate window and client; 0 for no limit")] = 0
     rate_window_s: Annotated[int, Meta(ge=1, le=86_400, description="length of the rate window")] = 1
-    max_body_bytes: Annotated[int, Meta(ge=1, description="largest JSON body that POST takes")] = 900_000
+    max_body_bytes: Annotated[int, Meta(ge=1, description="largest JSON body that POST takes")] = 83_886_080
+    max_media_bytes: Annotated[int, Meta(ge=1, description="largest media file that POST takes")] = 524_288_000
+    api_keys_file: Annotated[
+        str, Meta(description="TOML file of the API keys (`callstream keys new NAME`); without keys only this machine may ask")
+    ] = ""
+    api_keys: Annotated[str, Meta(description="API keys without a file: name:sha256[,name:sha256…]")] = ""
+    key_failure_limit: Annotated[
+        int, Meta(ge=0, description="refused API keys per minute and address before it is sent away; 0 for no limit")
+    ] = 60
+    concurrency: Annotated[int, Meta(ge=0, description="HTTP requests at once per client, waits included; 0 for no limit")] = 64
+    open_tasks: Annotated[
+        int, Meta(ge=0, description="tasks started by POST that may be unfinished at once; 0 for no limit")
+    ] = 0
+    head_timeout_s: Annotated[float, Meta(gt=0, le=3600, description="time for the head of an HTTP request to come")] = 10.0
+    body_timeout_s: Annotated[
+        float, Meta(gt=0, le=3600, description="longest pause in a request's body; after so long it comes at 1 kB/s or more")
+    ] = 20.0
+    tls_cert_file: Annotated[str, Meta(description="PEM file of the query service's certificate and its chain, for HTTPS")] = ""
+    tls_key_file: Annotated[str, Meta(description="PEM file of that certificate's key, without a passphrase")] = ""
     log_level: Annotated[str, Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")] = (
         "WARNING"
     )
+
+    def __repr__(self) -> str:
+        """Without secrets, so that none gets into a log."""
+        shown = {name: "***" if name in SECRETS and value else value for name, value in msgspec.structs.asdict(self).items()}
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     @property
     def manifest_path(self) -> Path | None:
@@ -114,5 +167,37 @@ def load(environment: Mapping[str, str] = types.MappingProxyType(os.environ)) ->
         try:
             values[name] = msgspec.convert(text, hint, strict=False)
         except msgspec.ValidationError as error:
-            raise SettingsError(f"{PREFIX}{name.upper()}={text!r}: {error}") from None
-    return Settings(**values)
+            shown = "" if name in SECRETS else f"={text!r}"
+            raise SettingsError(f"{PREFIX}{name.upper()}{shown}: {error}") from None
+    settings = Settings(**values)
+    if (fault := _kafka_fault(settings) or _unreadable_file(settings)) is not None:
+        raise SettingsError(PREFIX + fault)
+    return settings
+
+
+def _kafka_fault(settings: Settings) -> str | None:
+    """What does not go together in the settings of the connection to Kafka."""
+    if settings.kafka_password and settings.kafka_password_file:
+        return f"KAFKA_PASSWORD: {PREFIX}KAFKA_PASSWORD_FILE is set too; give one of them"
+    if settings.kafka_cert_file and not settings.kafka_key_file:
+        return f"KAFKA_KEY_FILE: missing, the certificate of {PREFIX}KAFKA_CERT_FILE needs its key"
+    if settings.kafka_key_file and not settings.kafka_cert_file:
+        return f"KAFKA_CERT_FILE: missing, the key of {PREFIX}KAFKA_KEY_FILE needs its certificate"
+    if not settings.kafka_security.startswith("SASL_"):
+        return None
+    if not settings.kafka_username:
+        return f"KAFKA_USERNAME: missing, {settings.kafka_security} needs a user"
+    if not (settings.kafka_password or settings.kafka_password_file):
+        return f"KAFKA_PASSWORD: missing, {settings.kafka_security} needs it or {PREFIX}KAFKA_PASSWORD_FILE"
+    return None
+
+
+def _unreadable_file(settings: Settings) -> str | None:
+    for name in ("kafka_password_file", "kafka_ca_file", "kafka_cert_file", "kafka_key_file"):
+        path = getattr(settings, name)
+        try:
+            if path:
+                Path(path).open("rb").close()
+        except OSError as error:
+            return f"{name.upper()}={path!r}: {error.strerror}"
+    return None

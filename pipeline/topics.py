@@ -1,13 +1,17 @@
 """The topics: what they are called, how long they keep, how large their records may be; and their creation."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from aiokafka.errors import KafkaConnectionError
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]  # no __all__
 
+from pipeline.connection import librdkafka_options
+from pipeline.refusal import BrokerRefusedError, check_admission
 from pipeline.settings import Settings
 
 MAX_RECORD_BYTES = 2_097_152  # twice the largest chunk: one that is somewhat too long still arrives, to be dead-lettered
@@ -83,13 +87,18 @@ async def create_topics(settings: Settings, *, attempts: int = _ATTEMPTS, timeou
     Returns one warning for each existing topic whose partition count or cleanup policy is not the declared one.
 
     Raises:
-        TopicsError: the broker cannot be reached after `attempts` of `timeout_s` each, or refuses a topic.
+        TopicsError: the broker cannot be reached after `attempts` of `timeout_s` each, or refuses us or a topic.
     """
+    try:
+        with contextlib.suppress(KafkaConnectionError):  # it may be starting
+            await check_admission(settings)
+    except BrokerRefusedError as error:
+        raise TopicsError(str(error)) from None
     return await asyncio.to_thread(_create_topics, settings, attempts, timeout_s)
 
 
 def _create_topics(settings: Settings, attempts: int, timeout_s: float) -> list[str]:
-    client = AdminClient({"bootstrap.servers": settings.broker, "log_level": "0", "allow.auto.create.topics": "true"})
+    client = AdminClient(librdkafka_options(settings) | {"allow.auto.create.topics": "true"})
     present = _existing(client, settings, attempts, timeout_s)
     missing = [topic for topic in TOPICS if settings.topic(topic.name) not in present]
     found, unsupported = _create(client, settings, missing, timeout_s)
@@ -110,9 +119,8 @@ def _existing(client: AdminClient, settings: Settings, attempts: int, timeout_s:
         except KafkaException as error:
             if attempt == attempts:
                 reason = error.args[0].str()
-                raise TopicsError(
-                    f"no Kafka broker answers at {settings.broker} ({reason}); start one or set CALLSTREAM_BROKER"
-                ) from None
+                what = f"no Kafka broker answers at {settings.broker} ({reason})"
+                raise TopicsError(f"{what}; start one, or look at CALLSTREAM_BROKER and CALLSTREAM_KAFKA_SECURITY") from None
             time.sleep(_BACKOFF_S)
         else:
             return topics.keys() & wanted.keys()

@@ -27,7 +27,7 @@ class WatchError(Exception):
 async def open_results(settings: Settings, *, from_begin: bool) -> AIOKafkaConsumer:
     """A consumer of every partition of `results`, without a group. Raises WatchError."""
     try:
-        consumer, _ = await open_topic(settings.broker, settings.topic("results"), from_begin=from_begin)
+        consumer, _ = await open_topic(settings, settings.topic("results"), from_begin=from_begin)
     except (KafkaError, OSError) as error:
         raise WatchError(f"cannot read the results at {settings.broker}: {error}") from None
     return consumer

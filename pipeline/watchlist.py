@@ -28,7 +28,7 @@ class WatchlistFollower:
     def __init__(self, settings: Settings) -> None:
         self.entries: dict[str, Voiceprint] = {}
         self._topic = settings.topic("watchlist")
-        self._bootstrap = settings.broker
+        self._settings = settings
         self._consumer: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -37,7 +37,7 @@ class WatchlistFollower:
         async for attempt in stamina.retry_context(on=(KafkaError, OSError), attempts=None, timeout=None, wait_max=5.0):
             with attempt:
                 if attempt.num > 1:
-                    logger.warning("the watch list cannot be read from %s yet, trying again", self._bootstrap)
+                    logger.warning("the watch list cannot be read from %s yet, trying again", self._settings.broker)
                 await self._read_to_end()
         self._task = asyncio.create_task(self._follow())
 
@@ -54,7 +54,7 @@ class WatchlistFollower:
         if self._consumer is not None:
             await stop_consumer(self._consumer)
             self._consumer = None
-        self._consumer, places = await open_topic(self._bootstrap, self._topic, from_begin=True)
+        self._consumer, places = await open_topic(self._settings, self._topic, from_begin=True)
         for place, end in (await self._consumer.end_offsets(places)).items():
             while await self._consumer.position(place) < end:
                 await self._take(await self._consumer.getmany(timeout_ms=200))

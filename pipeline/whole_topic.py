@@ -5,6 +5,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import UnknownTopicOrPartitionError
 
 from pipeline.cancellation import stop_consumer
+from pipeline.connection import aiokafka_options
+from pipeline.refusal import start_client
+from pipeline.settings import Settings
 
 
 async def described_partitions(admin: AIOKafkaAdminClient, topic: str) -> list[TopicPartition]:
@@ -16,30 +19,30 @@ async def described_partitions(admin: AIOKafkaAdminClient, topic: str) -> list[T
     raise UnknownTopicOrPartitionError(f"topic {topic} is missing; `callstream topics` creates it")
 
 
-async def partitions_of(bootstrap: str, topic: str) -> list[TopicPartition]:
+async def partitions_of(settings: Settings, topic: str) -> list[TopicPartition]:
     """The same with a connection of its own."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    admin = AIOKafkaAdminClient(**aiokafka_options(settings))
     try:
-        await admin.start()
+        await start_client(admin, settings)
         return await described_partitions(admin, topic)
     finally:
         await admin.close()
 
 
-async def partition_numbers(bootstrap: str) -> dict[str, set[int]]:
+async def partition_numbers(settings: Settings) -> dict[str, set[int]]:
     """The partitions of every topic. Raises KafkaError when no broker answers."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    admin = AIOKafkaAdminClient(**aiokafka_options(settings))
     try:
-        await admin.start()
+        await start_client(admin, settings)
         return {each["topic"]: {one["partition"] for one in each["partitions"]} for each in await admin.describe_topics()}
     finally:
         await admin.close()
 
 
-async def open_topic(bootstrap: str, topic: str, *, from_begin: bool) -> tuple[AIOKafkaConsumer, list[TopicPartition]]:
+async def open_topic(settings: Settings, topic: str, *, from_begin: bool) -> tuple[AIOKafkaConsumer, list[TopicPartition]]:
     """A started consumer of all partitions, at their begin or end. Raises KafkaError; then nothing is left open."""
-    places = await partitions_of(bootstrap, topic)
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest")
+    places = await partitions_of(settings, topic)
+    consumer = AIOKafkaConsumer(**aiokafka_options(settings), enable_auto_commit=False, auto_offset_reset="earliest")
     try:
         await consumer.start()
         consumer.assign(places)

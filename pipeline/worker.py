@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from pipeline.app import CallstreamWorker, UnknownAgentError, build_app, installed_agents
 from pipeline.breaker import EXIT_BREAKER
 from pipeline.delivery import describe_error
+from pipeline.refusal import BrokerRefusedError
 from pipeline.settings import Settings
 from pipeline.stage import StageRunner
 from pipeline.topics import KEPT_TOGETHER, TOPICS, TopicsError
@@ -41,12 +42,17 @@ def chosen_runners(names: Sequence[str], settings: Settings) -> list[StageRunner
 
 
 async def wait_for_topics(settings: Settings, names: Iterable[str]) -> None:
-    """Wait until a broker answers and holds these topics; say what is lacking each time. Raises TopicsError."""
-    async for attempt in stamina.retry_context(on=(KafkaError, OSError), attempts=None, timeout=None, wait_max=5.0):
+    """Wait until a broker answers and holds these topics; say what is lacking each time.
+
+    Raises TopicsError, and BrokerRefusedError: a password that is wrong does not get right by waiting.
+    """
+    async for attempt in stamina.retry_context(on=_may_pass, attempts=None, timeout=None, wait_max=5.0):
         with attempt:
             try:
                 counts = await _partitions(settings, names)
             except (KafkaError, OSError) as error:
+                if not _may_pass(error):
+                    raise
                 logger.warning("waiting for %s: %s", settings.broker, describe_error(error))
                 raise
     wrong = [f"{name} has {counts[name]}" for name in KEPT_TOGETHER if counts[name] != counts["media"]]
@@ -55,9 +61,13 @@ async def wait_for_topics(settings: Settings, names: Iterable[str]) -> None:
         raise TopicsError(f"{message}; give them as many, when no call is under way")
 
 
+def _may_pass(error: Exception) -> bool:
+    return isinstance(error, KafkaError | OSError) and not isinstance(error, BrokerRefusedError)
+
+
 async def _partitions(settings: Settings, names: Iterable[str]) -> dict[str, int]:
     """How many partitions each has. Raises UnknownTopicOrPartitionError, and KafkaError when no broker answers."""
-    known = await partition_numbers(settings.broker)
+    known = await partition_numbers(settings)
     counts = {name: len(known.get(settings.topic(name), ())) for name in names}
     if missing := [settings.topic(name) for name, count in counts.items() if not count]:
         raise UnknownTopicOrPartitionError(f"{', '.join(missing)} missing; `callstream topics` creates what is")

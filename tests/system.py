@@ -13,8 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
+from pipeline.connection import librdkafka_options
 from pipeline.settings import Settings
 
 CLI = [sys.executable, "-m", "pipeline.cli"]
@@ -73,7 +75,9 @@ class System:
             "CALLSTREAM_REPLICATION_FACTOR": str(settings.replication_factor),
             "CALLSTREAM_SESSION_TIMEOUT_S": str(settings.session_timeout_s),
         }
-        self._broker = {"bootstrap.servers": settings.broker, "log_level": "0"}
+        kafka = {name: value for name, value in msgspec.structs.asdict(settings).items() if name.startswith("kafka_")}
+        self.environment |= {f"CALLSTREAM_{name.upper()}": value for name, value in kafka.items()}
+        self._broker = librdkafka_options(settings)
         self._producer = Producer(self._broker | {"message.max.bytes": "4000000", "partitioner": "murmur2_random"})
         self._started: list[Process] = []
 
@@ -155,9 +159,7 @@ class System:
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """What a group has committed, by partition; -1001 where nothing is."""
-        consumer = Consumer(
-            {"bootstrap.servers": self.settings.broker, "group.id": f"{self.settings.topic_prefix}callstream-{group}"}
-        )
+        consumer = Consumer(self._broker | {"group.id": f"{self.settings.topic_prefix}callstream-{group}"})
         name = self.settings.topic(topic)
         with contextlib.closing(consumer):
             places = [TopicPartition(name, number) for number in consumer.list_topics(name).topics[name].partitions]

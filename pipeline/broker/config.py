@@ -17,12 +17,25 @@ _HEAP_MB = 512
 
 
 @dataclass(frozen=True)
+class Listener:
+    """One more way into a broker. Its protocol (SSL, SASL_PLAINTEXT, SASL_SSL), of which there is one each, is its name.
+
+    Certificates and mechanisms are properties: `listener.name.<protocol>.…`.
+    """
+
+    protocol: str
+    port: int
+    host: str = "localhost"  # as it is advertised
+
+
+@dataclass(frozen=True)
 class Node:
-    """One combined controller and broker. Both ports are on the loopback address."""
+    """One combined controller and broker. All ports are on the loopback address."""
 
     node_id: int
     port: int
     controller_port: int
+    listeners: Sequence[Listener] = ()
 
 
 @dataclass(frozen=True)
@@ -46,12 +59,22 @@ def server_properties(node: Node, quorum: Sequence[Node], extra: Mapping[str, st
         "node.id": str(node.node_id),
         "controller.quorum.voters": voters,
         "controller.listener.names": "CONTROLLER",
-        "listeners": f"PLAINTEXT://{HOST}:{node.port},CONTROLLER://{HOST}:{node.controller_port}",
-        "advertised.listeners": f"PLAINTEXT://{HOST}:{node.port}",
+        **_listeners(node),
         "log.dirs": LOG_DIR,
         **_replication(min(3, len(quorum))),
         **_ONE_MACHINE,
         **(extra or {}),
+    }
+
+
+def _listeners(node: Node) -> dict[str, str]:
+    local = {"PLAINTEXT": node.port} | {one.protocol: one.port for one in node.listeners} | {"CONTROLLER": node.controller_port}
+    advertised = [f"PLAINTEXT://{HOST}:{node.port}"] + [f"{one.protocol}://{one.host}:{one.port}" for one in node.listeners]
+    protocols = ["CONTROLLER:PLAINTEXT", "PLAINTEXT:PLAINTEXT"] + [f"{one.protocol}:{one.protocol}" for one in node.listeners]
+    return {
+        "listeners": ",".join(f"{name}://{HOST}:{port}" for name, port in local.items()),
+        "advertised.listeners": ",".join(advertised),
+        "listener.security.protocol.map": ",".join(protocols),
     }
 
 

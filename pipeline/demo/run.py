@@ -34,6 +34,7 @@ from pipeline.topics import TopicsError, create_topics, partition_counts
 from pipeline.watching import WatchError, open_results, read_transitions
 from schemas.tasks import Technology
 
+_LOCAL = {"host": "127.0.0.1", "api_keys": "", "api_keys_file": "", "tls_cert_file": "", "tls_key_file": "", "open_tasks": 0}
 _GRACE_S = 8.0
 _LAST_LINES = 15
 _WIDTH_ELSEWHERE = 120  # columns, where there is no terminal to ask
@@ -91,7 +92,12 @@ def _backend(demo: Demo, folder: Path) -> Iterator[Settings]:
         with broker:
             demo.say(f"broker: ready at {broker.bootstrap}")
             here = msgspec.structs.replace(
-                settings, broker=broker.bootstrap, data_dir=str(folder / "view"), port=_free_port(settings.port)
+                settings,
+                broker=broker.bootstrap,
+                kafka_security="PLAINTEXT",
+                data_dir=str(folder / "view"),
+                port=_free_port(settings.port),
+                **_LOCAL,
             )
             asyncio.run(create_topics(here))
             models.result()
@@ -101,7 +107,8 @@ def _backend(demo: Demo, folder: Path) -> Iterator[Settings]:
 
 @contextlib.contextmanager
 def _worker(settings: Settings, folder: Path) -> Iterator[GuardedProcess]:
-    environment = [f"CALLSTREAM_BROKER={settings.broker}", f"CALLSTREAM_DATA_DIR={settings.data_dir}"]
+    changed = {"BROKER": settings.broker, "KAFKA_SECURITY": settings.kafka_security, "DATA_DIR": settings.data_dir}
+    environment = [f"CALLSTREAM_{name}={value}" for name, value in changed.items()]
     worker = GuardedProcess()
     log = folder / "worker.log"
     try:
