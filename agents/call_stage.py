@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from pipeline.blobs import open_blobs
 from pipeline.delivery import Receipt
 from pipeline.options import known_tasks
 from pipeline.records import UNDECODABLE, DeadLetterError, OutgoingRecord, Record
@@ -72,7 +73,8 @@ class CallStage(ABC, Generic[Evidence]):
         """The log of this call's task, and what to publish before it runs; None when it was not asked for."""
         if self.technology not in known_tasks(begin.options):
             return None
-        return TaskLog.of_call(self.technology, begin.call_id, begin.correlation_id, first_revision=1), []
+        owner = begin.options.owner
+        return TaskLog.of_call(self.technology, begin.call_id, begin.correlation_id, first_revision=1, owner=owner), []
 
     async def start(self, frame: Frame) -> None:
         """Get ready."""
@@ -120,9 +122,8 @@ class CallStage(ABC, Generic[Evidence]):
                 await self._add(call, heard, source)
             case CallEnd():
                 result = await asyncio.to_thread(self.result, call.begin, call.evidence)
-                await self._close(
-                    call, await until_written(f"task {call.log.task_id}", call.log.done, source, result, self.settings.data_dir)
-                )
+                store = open_blobs(self.settings)
+                await self._close(call, await until_written(f"task {call.log.task_id}", call.log.done, source, result, store))
             case Fault():
                 await self._close(call, call.log.ended(source, failed(heard.message)))
             case CallBegin():

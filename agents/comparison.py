@@ -91,7 +91,7 @@ class ComparisonStage(RequestStage[CallComparison]):
             return super().opening(begin, source)
         if begin.options.technologies is not None or not self._enrolled[begin.call_id]:
             return None
-        log = TaskLog.of_call(_COMPARISON, begin.call_id, begin.correlation_id)
+        log = TaskLog.of_call(_COMPARISON, begin.call_id, begin.correlation_id, owner=begin.options.owner)
         return log, [log.pending(source)]
 
     def rejection(self, begin: CallBegin) -> TaskError | None:
@@ -120,7 +120,8 @@ class ComparisonStage(RequestStage[CallComparison]):
         """Channels that had speech are columns, references are rows."""
         spoken = [(number, one.merged()) for number, one in enumerate(evidence.channels) if one.speech_s > 0]
         scores = compare([voiceprint for _, voiceprint in spoken], list(evidence.references.values()))
-        return ComparisonResult(scores, [number for number, _ in spoken], list(evidence.references))
+        channels = [begin.options.channel_number(number) for number, _ in spoken]
+        return ComparisonResult(scores, channels, list(evidence.references))
 
     def answer(self, request: StartTask) -> ComparisonResult:
         """Every voiceprint of list a against every one of list b."""

@@ -148,7 +148,7 @@ class VoiceprintStage(CallStage[list[VoiceprintSum]]):
         """One voiceprint for each channel, an empty one where there was no speech."""
         return VoiceprintResult(
             [
-                VoiceprintChannel(number, encode(one.merged()), round(one.speech_s, 3), MODEL)
+                VoiceprintChannel(begin.options.channel_number(number), encode(one.merged()), round(one.speech_s, 3), MODEL)
                 for number, one in enumerate(evidence)
             ]
         )

@@ -33,7 +33,7 @@ class GenderStage(RequestStage[list[VoiceprintSum]]):
         scores = gender_scores([one.merged() for one in evidence])
         return GenderCallResult(
             [
-                GenderChannel(number, round(one.speech_s, 3), **_named(pair))
+                GenderChannel(begin.options.channel_number(number), round(one.speech_s, 3), **_named(pair))
                 for number, (one, pair) in enumerate(zip(evidence, scores, strict=True))
             ]
         )

@@ -5,17 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from agents.call_stage import CallStage
-from pipeline.models.language import LABELS, MASKED_BY_DEFAULT
+from pipeline.models.language import LABELS
+from pipeline.scoring.language_choice import allowed_languages, language_faults
 from pipeline.scoring.languages import LanguageEvidence
 from pipeline.settings import Settings
 from pipeline.stage import Stage
 from pipeline.transitions import rejected
-from schemas.errors import ErrorDetail, TaskError
+from schemas.errors import TaskError
 from schemas.results import LanguageChannel, LanguageResult
 from schemas.stream import CallBegin, Print
 from schemas.tasks import Technology
-
-_DEFAULT = [label for label in LABELS if label not in MASKED_BY_DEFAULT]
 
 
 class LanguageStage(CallStage[list[LanguageEvidence]]):
@@ -26,16 +25,8 @@ class LanguageStage(CallStage[list[LanguageEvidence]]):
 
     def rejection(self, begin: CallBegin) -> TaskError | None:
         """Languages that the model does not know cannot be told apart."""
-        unknown = [
-            ErrorDetail(
-                ["options", "languages", index], f"{language!r} is not a language that the model knows", "language.unknown"
-            )
-            for index, language in enumerate(begin.options.languages or [])
-            if language not in LABELS
-        ]
-        if begin.options.languages == []:
-            unknown = [ErrorDetail(["options", "languages"], "the list of languages is empty", "language.none")]
-        return rejected(unknown) if unknown else None
+        faults = language_faults(begin.options)
+        return rejected(faults) if faults else None
 
     def new_evidence(self, begin: CallBegin) -> list[LanguageEvidence]:
         """Evidence for each channel."""
@@ -47,11 +38,12 @@ class LanguageStage(CallStage[list[LanguageEvidence]]):
 
     def result(self, begin: CallBegin, evidence: list[LanguageEvidence]) -> LanguageResult:
         """The probabilities of each channel, among the allowed languages."""
-        allowed = list(dict.fromkeys(begin.options.languages)) if begin.options.languages else _DEFAULT
+        options, allowed = begin.options, allowed_languages(begin.options)
+        scores = [one.scores(LABELS, allowed, options.language_groups, options.language_priors) for one in evidence]
         return LanguageResult(
             [
-                LanguageChannel(number, round(one.speech_s, 3), one.scores(LABELS, allowed))
-                for number, one in enumerate(evidence)
+                LanguageChannel(options.channel_number(number), round(one.speech_s, 3), found)
+                for number, (one, found) in enumerate(zip(evidence, scores, strict=True))
             ]
         )
 

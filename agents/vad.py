@@ -19,7 +19,7 @@ from pipeline.delivery import Receipt, describe_error
 from pipeline.models.manifest import Role, load_manifest
 from pipeline.models.registry import fetch
 from pipeline.models.silero import SileroVad
-from pipeline.options import OptionsError, read_options
+from pipeline.options import OptionsError, check_channels, read_options
 from pipeline.records import DeadLetterError, OutgoingRecord, Record, call_id_of, correlation_id_of, read_media
 from pipeline.settings import Settings
 from pipeline.snapshots import SavedCalls, snapshot_record
@@ -116,7 +116,7 @@ class VadStage:
         if chunk.sequence == 0 and call.listener is None:
             call.correlation_id = correlation_id_of(record) or call.correlation_id
             try:
-                read_options(chunk.options)
+                check_channels(read_options(chunk.options), chunk.format.channels)
             except OptionsError as error:
                 await self._reject(call, record, error)
                 return
@@ -159,9 +159,9 @@ class VadStage:
     async def _reject(self, call: VadCall, record: Record, error: OptionsError) -> None:
         """Reject the tasks of a call that asks for what cannot be; its other chunks belong to rejected tasks."""
         await self._frame.bury(record, DeadLetterType.OPTIONS_INVALID, str(error))
-        fault = rejected([ErrorDetail(["options"], str(error), "options.invalid")])
+        fault = rejected([ErrorDetail(error.location, str(error), error.type)])
         for technology in error.technologies:
-            log = TaskLog.of_call(technology, call.call_id, call.correlation_id)
+            log = TaskLog.of_call(technology, call.call_id, call.correlation_id, owner=error.owner)
             await self._publish([log.pending(record.source), log.running(record.source), log.ended(record.source, fault)])
         call.assembler.abandon()
         await self._close(call)

@@ -8,7 +8,8 @@ import msgspec
 
 from pipeline.audio.assembly import CallAssembler
 from pipeline.audio.listener import CallListener, GridPoint, HeardUtterance
-from pipeline.audio.segments import SegmentLog
+from pipeline.audio.segments import SegmentLog, used_samples
+from pipeline.blobs import open_blobs
 from pipeline.delivery import Receipt
 from pipeline.models.silero import SileroVad
 from pipeline.options import known_tasks, read_options
@@ -23,6 +24,8 @@ from schemas.tasks import Technology
 
 VAD = Technology.VOICE_ACTIVITY_DETECTION
 _MSGPACK = msgspec.msgpack.Encoder()
+_FILE_PATIENCE_S = 86_400.0  # as long as Kafka keeps what the call has sent by then
+_MOST_IN_A_GRID_STEP = 100  # utterances of a channel between two snapshots: one and its pause last 384 ms at least
 _EVERY_SEQUENCE = 2**53  # of a call that was abandoned: whatever comes of it belongs to tasks that are final
 
 
@@ -50,6 +53,7 @@ class VadCall:
         self.is_ending = False
         self.assembler = new_assembler(settings)
         self.correlation_id = derived_correlation_id(call_id)
+        self.options = CallOptions()
         self.listener: CallListener | None = None
         self.place = place
         self.last_timestamp_s = 0.0
@@ -66,18 +70,23 @@ class VadCall:
         self._has_begun = True
         self.assembler.restore(saved.assembly)
         self.correlation_id = saved.correlation_id
+        self.options = read_options(self.assembler.options)
         if VAD in known_tasks(self.options):
             # Should this fail here, the call's failure stands behind all partial results, of which each utterance made one.
-            since = sum(kind == "utterance" and offset >= saved.speech_end for (kind, *_), offset in self._said.items())
-            self._log = TaskLog.of_call(VAD, self.call_id, self.correlation_id, first_revision=saved.revision + since)
+            self._log = self._task_log(VAD, saved.revision + self._partials_since(saved))
         self._open(CallListener(saved.assembly.format, self._silero, saved), saved.segments_ms)
         if self._log is not None:
             self._log.revision = saved.revision
 
-    @property
-    def options(self) -> CallOptions:
-        """What the call asks for."""
-        return read_options(self.assembler.options)
+    def _partials_since(self, saved: CallSnapshot) -> int:
+        """How many partial results there are behind the snapshot, at most: of those that were not said nobody knows."""
+        if self.options.max_speech_length is not None:
+            return _MOST_IN_A_GRID_STEP * saved.assembly.format.channels
+        return sum(kind == "utterance" and offset >= saved.speech_end for (kind, *_), offset in self._said.items())
+
+    def _task_log(self, task: Technology, first_revision: int = 0) -> TaskLog:
+        owner = self.options.owner
+        return TaskLog.of_call(task, self.call_id, self.correlation_id, first_revision=first_revision, owner=owner)
 
     def arrived(self, sequence: int, record: Record, receipt: Receipt) -> None:
         """Note a record of this call."""
@@ -90,7 +99,9 @@ class VadCall:
     @property
     def patience_s(self) -> float:
         """How long to wait for its next record: behind its end only the chunks that are missing may come."""
-        return self._settings.reorder_window_s if self.assembler.end_seen else self._settings.idle_timeout_s
+        if self.assembler.end_seen:
+            return self._settings.reorder_window_s
+        return _FILE_PATIENCE_S if self.options.is_file else self._settings.idle_timeout_s
 
     def release(self, before_sequence: int | None = None) -> None:
         """Give back the records of the chunks before this one, or all."""
@@ -113,14 +124,14 @@ class VadCall:
         """The call's format is known: its tasks are pending, and voice activity detection runs."""
         audio_format = self.assembler.format
         assert audio_format is not None
-        options = self.options
+        options = self.options = read_options(self.assembler.options)
         self.correlation_id = options.correlation_id or self.correlation_id
         self._has_begun = True
         self._open(CallListener(audio_format, self._silero), None)
         tasks = known_tasks(options)
-        records = [TaskLog.of_call(task, self.call_id, self.correlation_id).pending(source) for task in tasks]
+        records = [self._task_log(task).pending(source) for task in tasks]
         if VAD in tasks:
-            self._log = TaskLog.of_call(VAD, self.call_id, self.correlation_id, first_revision=1)
+            self._log = self._task_log(VAD, 1)
             records.append(self._log.running(source))
         return [*records, *self._speech(CallBegin(self.call_id, audio_format.channels, options, self.correlation_id))]
 
@@ -128,20 +139,28 @@ class VadCall:
         audio_format = self.assembler.format
         assert audio_format is not None
         self.listener = listener
-        self._segments = SegmentLog(audio_format, listener.rate_hz, segments_ms)
+        self._segments = SegmentLog(audio_format, listener.rate_hz, segments_ms, self.options)
 
     def utterance(self, heard: HeardUtterance, source: str) -> list[OutgoingRecord]:
-        """An utterance, and the segments by now."""
-        assert self.listener is not None
+        """An utterance, as far as it is used, and the segments by now."""
         assert self._segments is not None
-        span, audio = heard.span, heard.audio.astype("<i2").tobytes()
-        self._segments.add(heard.channel, span)
-        rate_hz = self.listener.rate_hz
-        records = self._speech(Utterance(self.call_id, heard.channel, span.start_sample, span.end_sample, rate_hz, audio))
+        records = self._used(heard, self._segments.speech_ms(heard.channel))
+        self._segments.add(heard.channel, heard.span)
         if self._log is not None:
-            partial = self._segments.result(self.assembler.missing_bytes, span.end_sample)
+            partial = self._segments.result(self.assembler.missing_bytes, heard.span.end_sample)
             records.append(self._log.running(source, partial))
         return records
+
+    def _used(self, heard: HeardUtterance, before_ms: int) -> list[OutgoingRecord]:
+        """The utterance up to the call's limit of speech; nothing behind it."""
+        assert self.listener is not None
+        span, rate_hz = heard.span, self.listener.rate_hz
+        used = used_samples(span, before_ms, rate_hz, self.options.max_speech_length)
+        if not used:
+            return []
+        audio = heard.audio[:used].astype("<i2").tobytes()
+        end_sample = span.start_sample + used
+        return self._speech(Utterance(self.call_id, heard.channel, span.start_sample, end_sample, rate_hz, audio))
 
     def snapshot(self, point: GridPoint, speech_end: int) -> CallSnapshot:
         """The call at a grid point, when everything before it is published, on `speech` before `speech_end`."""
@@ -164,7 +183,7 @@ class VadCall:
         result = self._segments.result(self.assembler.missing_bytes)
         records = self._speech(CallEnd(self.call_id, len(result.channels)))
         if self._log is not None:
-            records.append(self._log.done(source, result, self._settings.data_dir))
+            records.append(self._log.done(source, result, open_blobs(self._settings)))
         return records
 
     def fail(self, source: str, message: str) -> list[OutgoingRecord]:

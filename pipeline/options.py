@@ -1,9 +1,11 @@
 """A call's `options` header."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from pipeline.records import UNDECODABLE
-from schemas.media import CallOptions, GivenOptions
+from schemas.media import MAX_OWNER_CHARS, CallOptions, GivenOptions
 from schemas.tasks import Technology
 
 _DECODER = msgspec.json.Decoder(GivenOptions)
@@ -12,9 +14,20 @@ _DECODER = msgspec.json.Decoder(GivenOptions)
 class OptionsError(ValueError):
     """The options cannot be followed; the call's tasks are rejected. `technologies` are those that were asked for."""
 
-    def __init__(self, message: str, technologies: list[Technology]) -> None:
+    def __init__(
+        self,
+        message: str,
+        technologies: list[Technology],
+        owner: str | None = None,
+        location: Sequence[int | str] = (),
+        kind: str = "options.invalid",
+    ) -> None:
+        """`location` is the place within the options, `kind` says for machines what is wrong there."""
         super().__init__(message)
         self.technologies = technologies
+        self.owner = owner
+        self.location: list[int | str] = ["options", *location]
+        self.type = kind
 
 
 MAX_OPTIONS_BYTES = 800_000  # they travel with the call in one record
@@ -36,23 +49,61 @@ def read_options(text: str | None) -> CallOptions:
     try:
         options = _DECODER.decode(text)
     except msgspec.ValidationError as error:
-        raise OptionsError(f"options: {error}", _named_technologies(text)) from None
+        raise OptionsError(f"options: {_one_line(error)}", *_named(text)) from None
     except UNDECODABLE as error:
         raise OptionsError(f"options is not JSON: {error}", BY_DEFAULT) from None
     if options.technologies is not None and not options.technologies:
-        raise OptionsError("options: technologies is empty", BY_DEFAULT)
+        raise OptionsError("options: technologies is empty", BY_DEFAULT, options.owner)
+    _check_groups(options)
     return options
 
 
-def _named_technologies(text: str) -> list[Technology]:
-    """The technologies that faulty options name; all by default when they name none that exists."""
+def check_channels(options: CallOptions, channels: int) -> None:
+    """Channel numbers name each of the call's channels. Raises OptionsError."""
+    numbers = options.channel_numbers
+    if numbers is not None and len(numbers) != channels:
+        message = f"channel_numbers has {len(numbers)} entries for {channels} channels"
+        raise _fault(options, message, ["channel_numbers"], "channels.invalid")
+
+
+def _check_groups(options: CallOptions) -> None:
+    """A language is in one group at most, and no group has the name of another, or of a language. Raises OptionsError."""
+    languages = {*(options.languages or []), *options.language_priors}
+    languages.update(*(group.languages for group in options.language_groups))
+    grouped: set[str] = set()
+    names: set[str] = set()
+    for index, group in enumerate(options.language_groups):
+        at: list[int | str] = ["language_groups", index]
+        if group.identifier in languages | names:
+            what = "a language" if group.identifier in languages else "another group"
+            message = f"the group {group.identifier!r} has the name of {what}"
+            raise _fault(options, message, [*at, "identifier"], "group.invalid")
+        names.add(group.identifier)
+        for place, language in enumerate(group.languages):
+            if language in grouped:
+                raise _fault(options, f"{language!r} is grouped twice", [*at, "languages", place], "group.invalid")
+            grouped.add(language)
+
+
+def _fault(options: CallOptions, message: str, location: Sequence[int | str], kind: str) -> OptionsError:
+    return OptionsError(f"options: {message}", known_tasks(options), options.owner, location, kind)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _named(text: str) -> tuple[list[Technology], str | None]:
+    """The technologies that faulty options name, all by default when they name none that exists; and their owner."""
     try:
         named = msgspec.json.decode(text)
     except UNDECODABLE:
-        return BY_DEFAULT
-    listed = named.get("technologies") if isinstance(named, dict) else None
+        return BY_DEFAULT, None
+    if not isinstance(named, dict):
+        return BY_DEFAULT, None
+    listed, owner = named.get("technologies"), named.get("owner")
     known = [technology for technology in Technology if isinstance(listed, list) and technology.value in listed]
-    return known or BY_DEFAULT
+    return known or BY_DEFAULT, owner if isinstance(owner, str) and 0 < len(owner) <= MAX_OWNER_CHARS else None
 
 
 def known_tasks(options: CallOptions) -> list[Technology]:

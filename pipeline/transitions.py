@@ -4,13 +4,12 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import msgspec
 import stamina
 
-from pipeline.blobs import BlobStore
+from pipeline.blobs import BlobStore, result_name
 from pipeline.publishing import MAX_RECORD_BYTES
 from pipeline.records import OutgoingRecord, headers_of
 from schemas.errors import ErrorDetail, TaskError, TaskErrorType
@@ -50,6 +49,18 @@ def derived_correlation_id(text: str) -> str:
     return str(uuid.uuid5(NAMESPACE, f"{text}/correlation"))
 
 
+async def until_read(what: str, read: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Read blobs in a thread; while the blob store is away the input waits. Raises what is not OSError."""
+    async for attempt in stamina.retry_context(on=OSError, attempts=None, timeout=None, wait_initial=0.5, wait_max=5.0):
+        with attempt:
+            try:
+                return await asyncio.to_thread(read, *arguments, **named)
+            except OSError as error:
+                logger.warning("a blob cannot be read (%s), trying again until it works: %s", what, error)
+                raise
+    raise AssertionError("retried for ever")
+
+
 async def until_written(what: str, make: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
     """Make records in a thread; while the blob store is full or away the task stays as it is, and so does its input."""
     async for attempt in stamina.retry_context(on=OSError, attempts=None, timeout=None, wait_initial=0.5, wait_max=5.0):
@@ -66,19 +77,29 @@ class TaskLog:
     """Makes the records of one task; `revision` counts them."""
 
     def __init__(
-        self, technology: Technology, task_id: str, correlation_id: str, *, call_id: str | None = None, first_revision: int = 0
+        self,
+        technology: Technology,
+        task_id: str,
+        correlation_id: str,
+        *,
+        call_id: str | None = None,
+        first_revision: int = 0,
+        owner: str | None = None,
     ) -> None:
         self.technology = technology
         self.task_id = task_id
         self.revision = first_revision
         self._correlation_id = correlation_id
         self._call_id: str | msgspec.UnsetType = msgspec.UNSET if call_id is None else call_id
+        self._owner: str | msgspec.UnsetType = msgspec.UNSET if owner is None else owner
 
     @classmethod
-    def of_call(cls, technology: Technology, call_id: str, correlation_id: str, *, first_revision: int = 0) -> "TaskLog":
+    def of_call(
+        cls, technology: Technology, call_id: str, correlation_id: str, *, first_revision: int = 0, owner: str | None = None
+    ) -> "TaskLog":
         """The log of a call's task."""
         task_id = call_task_id(call_id, technology)
-        return cls(technology, task_id, correlation_id, call_id=call_id, first_revision=first_revision)
+        return cls(technology, task_id, correlation_id, call_id=call_id, first_revision=first_revision, owner=owner)
 
     def pending(self, source: str) -> OutgoingRecord:
         """The task is known."""
@@ -91,11 +112,13 @@ class TaskLog:
             return self._record(TaskState.RUNNING, source)
         return self._record(TaskState.RUNNING, source, partial=msgspec.Raw(raw))
 
-    def done(self, source: str, result: msgspec.Struct, data_dir: str) -> OutgoingRecord:
+    def done(self, source: str, result: msgspec.Struct, store: BlobStore) -> OutgoingRecord:
         """The result is here; a large one goes to the blob store. Raises OSError when that cannot take it."""
         raw = _JSON.encode(result)
         if len(raw) > MAX_RECORD_BYTES - _ENVELOPE_BYTES:
-            return self._record(TaskState.DONE, source, result_ref=BlobStore(Path(data_dir)).put(raw))
+            name = result_name(self.task_id, raw)
+            store.put(name, raw)
+            return self._record(TaskState.DONE, source, result_ref=name)
         return self._record(TaskState.DONE, source, result=msgspec.Raw(raw))
 
     def ended(self, source: str, error: TaskError) -> OutgoingRecord:
@@ -104,7 +127,8 @@ class TaskLog:
         return self._record(state, source, error=error)
 
     def _record(self, state: TaskState, source: str, **parts: object) -> OutgoingRecord:
-        transition = Transition(self.technology, self.revision, TaskInfo(self.task_id, state), self._call_id, **parts)  # type: ignore[arg-type]
+        info = TaskInfo(self.task_id, state)
+        transition = Transition(self.technology, self.revision, info, self._call_id, owner=self._owner, **parts)  # type: ignore[arg-type]
         self.revision += 1
         headers = {
             Header.CONTENT_TYPE: "application/json",

@@ -58,6 +58,13 @@ class DetailType(enum.StrEnum):
     MATRIX_TOO_LARGE = "matrix.too-large"
     BASE64_INVALID = "base64.invalid"
     BODY_TOO_LARGE = "body.too-large"
+    MEDIA_TOO_LARGE = "media.too-large"
+    VALUE_INVALID = "value.invalid"
+    KEY_UNKNOWN = "key.unknown"
+    API_KEY_MISSING = "api-key.missing"
+    API_KEY_INVALID = "api-key.invalid"
+    HEADERS_TOO_LARGE = "headers.too-large"
+    CAPACITY_EXCEEDED = "licensing.capacity-exceeded"
 
 
 class RequestError(msgspec.Struct, frozen=True):
@@ -86,5 +93,6 @@ class DeadLetterType(enum.StrEnum):
     OPTIONS_INVALID = "options.invalid"
     CALL_ENDED = "call.ended"  # after the call's last chunk
     REQUEST_INVALID = "request.invalid"
+    BLOB_MISSING = "blob.missing"  # what the request refers to is not in the blob store, or is not what was put there
     RECORD_INVALID = "record.invalid"  # an internal topic holds what no agent wrote
     INTERNAL = "internal"  # a fault of ours: the record is fine, replay it after the fix

@@ -11,6 +11,7 @@ MAX_CALL_ID_CHARS = 128
 MAX_CHUNK_BYTES = 1_048_576
 MAX_CHANNELS = 8
 MAX_CORRELATION_ID_CHARS = 128
+MAX_OWNER_CHARS = 64
 SAMPLE_RATES_HZ = (8000, 16000, 32000, 44100, 48000)
 
 
@@ -66,8 +67,19 @@ class AudioFormat(msgspec.Struct, frozen=True):
         return self.frame_bytes * self.sample_rate_hz
 
 
+class LanguageGroup(msgspec.Struct, frozen=True):
+    """Languages that are scored together under a name of their own; a language is in at most one group."""
+
+    identifier: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    languages: Annotated[list[str], msgspec.Meta(min_length=1, max_length=200)]
+
+
 class CallOptions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a call asks for. Languages are RFC 5646 tags; voiceprints are Base64.
+    """What a call asks for. Languages are RFC 5646 tags; voiceprints are Base64; a prior weight is 0 to 1, by default 1.
+
+    `max_speech_length` (s) is the most speech of a channel that is used. The fields behind it are set where a file is cut into
+    a call: `channel_numbers` are the file's channels that the call's channels were, `start_time` (s) is where the call begins
+    in the file, `is_file` says that its end will come however long that takes, `owner` is the name of the API key that sent it.
 
     Agents pass it on among themselves and skip what they do not know yet, so that versions can run beside each other.
     """
@@ -76,6 +88,18 @@ class CallOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     languages: list[str] | None = None
     compare_with: list[str] = []
     correlation_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CORRELATION_ID_CHARS)] | None = None
+    language_groups: list[LanguageGroup] = []
+    language_priors: dict[str, Annotated[float, msgspec.Meta(ge=0, le=1)]] = {}
+    max_speech_length: Annotated[float, msgspec.Meta(gt=0, le=604_800)] | None = None
+    channel_numbers: list[Annotated[int, msgspec.Meta(ge=0, le=65_535)]] | None = None
+    start_time: Annotated[float, msgspec.Meta(ge=0, le=604_800)] = 0.0
+    is_file: bool = False
+    owner: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_OWNER_CHARS)] | None = None
+
+    def channel_number(self, channel: int) -> int:
+        """What results call this channel of the call."""
+        numbers = self.channel_numbers
+        return numbers[channel] if numbers is not None and channel < len(numbers) else channel
 
 
 class GivenOptions(CallOptions, frozen=True, forbid_unknown_fields=True):

@@ -15,7 +15,7 @@ class SegmentType(enum.StrEnum):
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """A stretch of speech; seconds from the call's begin, on the frame grid."""
+    """A stretch of speech; seconds from the begin of the call, or of the file that it was cut from; 10 ms apart."""
 
     segment_type: SegmentType
     start_time: float
@@ -23,7 +23,7 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class MissingAudio(msgspec.Struct, frozen=True):
-    """A stretch that never came and counts as silence; seconds from the call's begin."""
+    """A stretch that never came and counts as silence; seconds from the begin of the call, or of its file."""
 
     start_time: float
     end_time: float
@@ -153,7 +153,8 @@ class ComparisonResult(msgspec.Struct, frozen=True, omit_defaults=True):
 class Transition(msgspec.Struct, frozen=True, omit_defaults=True):
     """A `results` record as agents write it. `result` and `partial` are JSON of the technology's result.
 
-    `revision` counts this task's records from 0; `call_id` is absent when the task came from a request.
+    `revision` counts this task's records from 0; `call_id` is absent when the task came from a request; `owner` is the name of
+    the API key that started it over HTTP, absent when there was none.
     """
 
     technology: Technology
@@ -164,3 +165,4 @@ class Transition(msgspec.Struct, frozen=True, omit_defaults=True):
     result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     result_ref: str | msgspec.UnsetType = msgspec.UNSET
     error: TaskError | msgspec.UnsetType = msgspec.UNSET
+    owner: str | msgspec.UnsetType = msgspec.UNSET

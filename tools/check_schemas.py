@@ -1,7 +1,8 @@
 """Writes what docs/ says of the wire format from schemas/: `python -m tools.check_schemas [--check]`.
 
-One JSON Schema (2020-12) for each topic and each HTTP body in docs/schemas/, and docs/topics.md. With `--check` nothing is
-written: exit code 1 and one line for each file that is not what schemas/ says. Source: json-schema.org/draft/2020-12.
+One JSON Schema (2020-12) for each topic and each HTTP body in docs/schemas/, docs/topics.md, and docs/asyncapi.json. With
+`--check` nothing is written: exit code 1 and one line for each file that is not what schemas/ says. Source:
+json-schema.org/draft/2020-12.
 """
 
 import inspect
@@ -16,7 +17,16 @@ import click
 import msgspec
 
 from schemas import errors, http, media, requests, results, stream
-from schemas.media import Encoding, Header
+from schemas.media import Header
+from tools.asyncapi import asyncapi_document
+from tools.record_headers import (
+    dead_letters_headers,
+    headers_schema,
+    media_headers,
+    prints_headers,
+    requests_headers,
+    results_headers,
+)
 from tools.topics_page import topics_page
 
 Schema = dict[str, Any]
@@ -24,7 +34,6 @@ Schema = dict[str, Any]
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REF = "#/$defs/{name}"
-_WHOLE_NUMBER = "^[0-9]{1,16}$"
 _BINARY = "A MessagePack record; a string of media type application/octet-stream is MessagePack's bin."
 _NO_ONE_OF = (
     "The technology of the request's path says which. anyOf, because by their keys alone they overlap: "
@@ -111,61 +120,22 @@ def json_document(title: str, kind: Any, also: Iterable[type[msgspec.Struct]] = 
     return _document(title, {"description": definitions[name]["description"], **root}, definitions)
 
 
+def _as_binary(schema: Any) -> None:  # noqa: ANN401 - any part of a schema
+    parts = list(schema.values()) if isinstance(schema, dict) else schema if isinstance(schema, list) else []
+    if isinstance(schema, dict) and schema.pop("contentEncoding", None):
+        schema["contentMediaType"] = "application/octet-stream"
+    for part in parts:
+        _as_binary(part)
+
+
 def msgpack_document(title: str, union: Any) -> Schema:  # noqa: ANN401 - a union type
     """The schema of a MessagePack record that is one of several, told apart by `kind`."""
     root, definitions = _definitions(union)
     for definition in definitions.values():
-        for field in definition.get("properties", {}).values():
-            if field.pop("contentEncoding", None) and "kind" in definition["properties"]:
-                field["contentMediaType"] = "application/octet-stream"
+        if "kind" in definition.get("properties", {}):
+            _as_binary(definition["properties"])
     # OpenAPI's `discriminator` is no keyword of JSON Schema; the one value of `kind` in each record says the same.
     return _document(title, {"description": _BINARY, "oneOf": root["anyOf"]}, definitions)
-
-
-def _text(description: str, **more: object) -> Schema:
-    return {"description": description, "type": "string", **more}
-
-
-_CORRELATION_ID = _text("Carried through to every record and answer that this one causes; generated when absent.")
-_SOURCE = _text("The record that caused this one.", pattern="^[^/]+/[0-9]+/[0-9]+$", examples=["media/3/1042"])
-
-
-def media_headers() -> dict[Header, Schema]:
-    """The headers of a `media` record."""
-    default = media.AudioFormat()
-    rates = [str(rate_hz) for rate_hz in media.SAMPLE_RATES_HZ]
-    channels = [str(count) for count in range(1, media.MAX_CHANNELS + 1)]
-    options = {"contentMediaType": "application/json", "contentSchema": {"$ref": "#/$defs/GivenOptions"}}
-    return {
-        Header.SEQUENCE: _text("Chunk number in the call: 0, 1, 2 … without gaps.", pattern=_WHOLE_NUMBER),
-        Header.ENCODING: _text("How samples are written.", enum=[e.value for e in Encoding], default=default.encoding.value),
-        Header.SAMPLE_RATE: _text("Hz.", enum=rates, default=str(default.sample_rate_hz)),
-        Header.CHANNELS: _text("Interleaved channels.", enum=channels, default=str(default.channels)),
-        Header.POSITION: _text(
-            "Byte offset in the call of the chunk's first byte: tells a lost chunk's length.", pattern=_WHOLE_NUMBER
-        ),
-        Header.END: _text("On the call's last chunk.", const="1"),
-        Header.OPTIONS: _text("On sequence 0: what is asked for; all technologies when absent.", **options),
-        Header.CORRELATION_ID: _CORRELATION_ID,
-    }
-
-
-def results_headers() -> dict[Header, Schema]:
-    """The headers of a `results` record."""
-    content_type = _text("What the value is.", const="application/json")
-    return {Header.CONTENT_TYPE: content_type, Header.CORRELATION_ID: _CORRELATION_ID, Header.SOURCE: _SOURCE}
-
-
-def dead_letters_headers() -> dict[Header, Schema]:
-    """The headers that a `dead-letters` record has before those of the original record."""
-    return {
-        Header.ERROR_TYPE: _text("What is wrong, for machines.", enum=[kind.value for kind in errors.DeadLetterType]),
-        Header.ERROR_MESSAGE: _text("What is wrong, for people: one line."),
-        Header.STAGE: _text("Who could not process it."),
-        Header.SOURCE: _SOURCE,
-        Header.VALUE_LEFT_OUT: _text("The value's size, when it was too large to be kept.", pattern="^[0-9]+ bytes$"),
-        Header.REPLAY_OF: _text("The dead letter that this record was before it was replayed.", pattern="^[0-9]+/[0-9]+$"),
-    }
 
 
 def headers_document(
@@ -173,10 +143,7 @@ def headers_document(
 ) -> Schema:
     """The schema of record headers as an object of texts; other headers are allowed."""
     definitions = {name: found for kind in refers_to for name, found in _definitions(kind)[1].items()}
-    properties = {header.value: schema for header, schema in headers.items()}
-    body = {"description": description, "type": "object", "properties": properties}
-    body |= {"required": [header.value for header in required], "additionalProperties": {"type": "string"}}
-    return _document(title, body, definitions)
+    return _document(title, {"description": description, **headers_schema(headers, required)}, definitions)
 
 
 def topic_documents() -> dict[str, Schema]:
@@ -207,26 +174,32 @@ def http_documents() -> dict[str, Schema]:
     }
 
 
-def headers_by_topic() -> dict[str, list[str]]:
+def headers_by_topic() -> dict[str, Schema]:
+    """The schema of each topic's headers, where a topic has any."""
+    headers = {"requests": requests_headers(), "prints": prints_headers(), "results": results_headers()}
+    required = {"requests": [], "prints": [Header.SOURCE], "results": list(results_headers())}
+    found = {topic: headers_schema(headers[topic], required[topic]) for topic in headers}
+    documents = topic_documents()
+    keywords = ("type", "properties", "required", "additionalProperties")
+    return found | {topic: {word: documents[topic][word] for word in keywords} for topic in ("media", "dead-letters")}
+
+
+def header_names(headers: Mapping[str, Schema]) -> dict[str, list[str]]:
     """The headers of each topic's records, for docs/topics.md."""
-    written = {
-        "media": media_headers(),
-        "requests": [Header.CONTENT_TYPE, Header.CORRELATION_ID, Header.REQUEST_ID],
-        "prints": [Header.SOURCE],
-        "results": results_headers(),
-    }
-    headers = {topic: [f"`{name}`" for name in names] for topic, names in written.items()}
-    return headers | {"dead-letters": [*(f"`{name}`" for name in dead_letters_headers()), "the original ones"]}
+    names = {topic: [f"`{name}`" for name in schema["properties"]] for topic, schema in headers.items()}
+    return names | {"dead-letters": [*names["dead-letters"], "the original ones"]}
 
 
 def render() -> dict[str, str]:
     """Every generated file's text, by its path below docs/."""
-    topics, bodies = topic_documents(), http_documents()
-    files = {
-        f"schemas/{name}.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
-        for name, schema in (topics | bodies).items()
-    }
-    return files | {"topics.md": topics_page(bodies, headers_by_topic())}
+    topics, bodies, headers = topic_documents(), http_documents(), headers_by_topic()
+    files = {f"schemas/{name}.schema.json": _json_text(schema) for name, schema in (topics | bodies).items()}
+    asyncapi = _json_text(asyncapi_document(topics, headers))
+    return files | {"topics.md": topics_page(bodies, header_names(headers)), "asyncapi.json": asyncapi}
+
+
+def _json_text(document: Schema) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def _stale(docs: Path, files: Mapping[str, str]) -> list[Path]:

@@ -24,7 +24,7 @@ _READING = """\
 The value of `media` is audio and the value of `dead-letters` is the original one, so their schemas describe the headers; the
 other schemas describe the value. Header values are UTF-8 text; of those that producers write only `sequence` is required. Keys
 of a JSON value that do not apply are absent, not null, and readers ignore keys that they do not know, save in `options`, where
-an unknown key is an error.
+an unknown key is an error. The same for machines, as AsyncAPI 3.0: [asyncapi.json](asyncapi.json).
 """
 
 

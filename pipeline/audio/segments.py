@@ -1,23 +1,40 @@
-"""The VAD result of a call: its spans as segments in seconds."""
+"""The VAD result of a call: its spans as segments in seconds; and how much of what was heard is used."""
 
 import math
+from decimal import Decimal
 
 from pipeline.audio.vad import SpeechSpan
-from schemas.media import AudioFormat
+from schemas.media import AudioFormat, CallOptions
 from schemas.results import MissingAudio, Segment, SegmentType, VadChannel, VadResult
 
 
 class SegmentLog:
-    """The segments of every channel by now, in whole milliseconds, so that lengths are exact sums."""
+    """The segments of every channel by now, in whole milliseconds, so that lengths are exact sums.
 
-    def __init__(self, audio_format: AudioFormat, rate_hz: int, segments_ms: list[list[tuple[int, int]]] | None = None) -> None:
+    They are counted from the call's begin; the result says what `options` say: where the call begins in its file, and its
+    channels' numbers there.
+    """
+
+    def __init__(
+        self,
+        audio_format: AudioFormat,
+        rate_hz: int,
+        segments_ms: list[list[tuple[int, int]]] | None = None,
+        options: CallOptions = CallOptions(),  # noqa: B008 - frozen
+    ) -> None:
         self._format = audio_format
+        self._options = options
+        self._begin_ms = round(options.start_time * 1000)
         self._rate_hz = rate_hz
         self._segments_ms = segments_ms or [[] for _ in range(audio_format.channels)]
 
     def state(self) -> list[list[tuple[int, int]]]:
         """The segments of each channel in ms, to go on from."""
         return [list(segments_ms) for segments_ms in self._segments_ms]
+
+    def speech_ms(self, channel: int) -> int:
+        """How much speech of this channel there is by now."""
+        return sum(end_ms - start_ms for start_ms, end_ms in self._segments_ms[channel])
 
     def add(self, channel: int, span: SpeechSpan) -> None:
         """Add an utterance; one that touches the one before it (a long speech, cut at 15 s) goes on its segment."""
@@ -38,10 +55,27 @@ class SegmentLog:
         return VadResult([self._channel(number, missing) for number in range(self._format.channels)])
 
     def _byte_time_s(self, position: int) -> float:
-        return round(position / self._format.bytes_per_s, 3)
+        return self._time_s(round(round(position / self._format.bytes_per_s, 3) * 1000))
+
+    def _time_s(self, call_ms: int) -> float:
+        return (self._begin_ms + call_ms) / 1000
 
     def _channel(self, number: int, missing: list[MissingAudio]) -> VadChannel:
-        segments_ms = self._segments_ms[number]
-        segments = [Segment(SegmentType.VOICE, start_ms / 1000, end_ms / 1000) for start_ms, end_ms in segments_ms]
-        length_s = sum(end_ms - start_ms for start_ms, end_ms in segments_ms) / 1000
-        return VadChannel(number, length_s, segments, missing) if missing else VadChannel(number, length_s, segments)
+        segments = [
+            Segment(SegmentType.VOICE, self._time_s(start_ms), self._time_s(end_ms))
+            for start_ms, end_ms in self._segments_ms[number]
+        ]
+        named, length_s = self._options.channel_number(number), self.speech_ms(number) / 1000
+        return VadChannel(named, length_s, segments, missing) if missing else VadChannel(named, length_s, segments)
+
+
+def used_samples(span: SpeechSpan, before_ms: int, rate_hz: int, max_speech_s: float | None) -> int:
+    """How many samples of an utterance are used, when its channel has had `before_ms` of speech before it.
+
+    The limit is taken in whole milliseconds, since results say how much speech there was in these: never more than the limit.
+    """
+    samples = span.end_sample - span.start_sample
+    if max_speech_s is None:
+        return samples
+    left_ms = max(0, int(Decimal(repr(max_speech_s)) * 1000) - before_ms)
+    return min(samples, left_ms * rate_hz // 1000)

@@ -1,16 +1,20 @@
 """Language identification: from utterances' posteriors to a channel's probabilities, five decimals that sum to one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.results import IdentifierType, LanguageOrGroupScore
+from schemas.media import LanguageGroup
+from schemas.results import IdentifierType, LanguageOrGroupScore, LanguageScore
 
 Float64 = NDArray[np.float64]
+Units = dict[str, int]  # by language
 
 MIN_SPEECH_S = 0.3125  # less speech gives no scores (the reference platform's minimum)
 _UNITS = 100_000  # five decimals
+_NO_PRIORS: Mapping[str, float] = MappingProxyType({})
 
 
 class LanguageEvidence:
@@ -30,19 +34,50 @@ class LanguageEvidence:
         self._sum = weighted if self._sum is None else self._sum + weighted
         self._weight_s += speech_s
 
-    def scores(self, labels: Sequence[str], allowed: Sequence[str]) -> list[LanguageOrGroupScore]:
-        """Scores among the allowed labels, most probable first; none when there was too little speech."""
-        if self._sum is None or self.speech_s < MIN_SPEECH_S:
+    def scores(
+        self,
+        labels: Sequence[str],
+        allowed: Sequence[str],
+        groups: Sequence[LanguageGroup] = (),
+        priors: Mapping[str, float] = _NO_PRIORS,
+    ) -> list[LanguageOrGroupScore]:
+        """Scores among the allowed labels, most probable first; none when there was too little speech.
+
+        `priors` weigh the posteriors, by 1 where they name none; at least one allowed label weighs more than 0. A label of a
+        group, no two of which share one, is within its group only.
+        """
+        weighed = [label for label in allowed if priors.get(label, 1.0) > 0]
+        if self._sum is None or self.speech_s < MIN_SPEECH_S or not weighed:
             return []
-        log_mean = self._sum[[labels.index(label) for label in allowed]] / self._weight_s
+        log_mean = self._sum[[labels.index(label) for label in weighed]] / self._weight_s
+        log_mean += np.log([priors.get(label, 1.0) for label in weighed])
         probabilities = np.exp(log_mean - log_mean.max())
         units = _to_units(probabilities / probabilities.sum())
-        order = sorted(range(len(allowed)), key=lambda index: (-units[index], allowed[index]))
-        return [
-            LanguageOrGroupScore(allowed[index], IdentifierType.LANGUAGE, units[index] / _UNITS)
-            for index in order
-            if units[index]
-        ]
+        return _named(dict(zip(weighed, units, strict=True)), groups)
+
+
+def _named(units: Units, groups: Sequence[LanguageGroup]) -> list[LanguageOrGroupScore]:
+    """The scores of the languages that are in no group, and of the groups; what has no units is left out."""
+    grouped = {language for group in groups for language in group.languages}
+    scores = [
+        LanguageOrGroupScore(one.identifier, one.identifier_type, one.probability)
+        for one in _languages({language: count for language, count in units.items() if language not in grouped})
+    ]
+    for group in groups:
+        members = {language: units.get(language, 0) for language in group.languages}
+        if total := sum(members.values()):
+            inside = _languages(members)
+            scores.append(LanguageOrGroupScore(group.identifier, IdentifierType.GROUP, total / _UNITS, inside))
+    return sorted(scores, key=_by_probability)
+
+
+def _languages(units: Units) -> list[LanguageScore]:
+    scores = [LanguageScore(name, IdentifierType.LANGUAGE, count / _UNITS) for name, count in units.items() if count]
+    return sorted(scores, key=_by_probability)
+
+
+def _by_probability(score: LanguageScore) -> tuple[float, str]:
+    return -score.probability, score.identifier
 
 
 def _to_units(probabilities: Float64) -> list[int]:

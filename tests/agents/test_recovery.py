@@ -22,15 +22,19 @@ from tests.harness import Bench, bench_settings, media_headers, read_log, run, s
 CALL = b"call-1"
 SECOND = 8000 * 2 * 2
 BLOCK_S = 0.16
+# The limit is reached within an utterance: of channel 0 before the snapshot at 32 s, of channel 1 behind it.
+FILE_OPTIONS = '{"owner": "anna", "is_file": true, "start_time": 1.5, "channel_numbers": [3, 1], "max_speech_length": 14.876}'
 
 
-def media(audio: bytes, chunk: int, lost: set[int], *, position: bool) -> list[Record]:
+def media(audio: bytes, chunk: int, lost: set[int], *, position: bool, options: str | None = None) -> list[Record]:
     """The records of one call, some of them lost."""
     starts = list(range(0, len(audio), chunk))
     records: list[Record] = []
     for number, start in enumerate(starts):
         if number not in lost:
             headers = media_headers(number, end=number == len(starts) - 1, position=start if position else None)
+            if number == 0 and options is not None:
+                headers["options"] = options
             place = len(records)
             records.append(
                 Record("media", 0, place, CALL, audio[start : start + chunk], headers_of(headers), 1e6 + start / SECOND)
@@ -78,12 +82,19 @@ def spoken(log: dict[str, list[Record]], topic: str) -> list[tuple[bytes | None,
     crashes=st.lists(st.floats(0, 1), min_size=1, max_size=3).map(sorted),
     lost=st.sets(st.integers(1, 60), max_size=3),
     position=st.booleans(),
+    options=st.sampled_from([None, FILE_OPTIONS]),
 )
 def test_a_successor_repeats_every_byte_and_hears_little_twice(
-    tmp_path_factory: pytest.TempPathFactory, chunk: int, crashes: list[float], lost: set[int], position: bool
+    tmp_path_factory: pytest.TempPathFactory,
+    chunk: int,
+    crashes: list[float],
+    lost: set[int],
+    position: bool,
+    options: str | None,
 ) -> None:
     folder = tmp_path_factory.mktemp("recovery")
-    records = media(sample_audio(), chunk, {n for n in lost if n < len(sample_audio()) // chunk - 1}, position=position)
+    lost = {n for n in lost if n < len(sample_audio()) // chunk - 1}
+    records = media(sample_audio(), chunk, lost, position=position, options=options)
     with pytest.MonkeyPatch.context() as monkeypatch:
         undisturbed: dict[str, list[Record]] = defaultdict(list)
         run(Worker(folder, undisturbed).live(records, monkeypatch))
@@ -140,6 +151,25 @@ def test_a_snapshot_that_cannot_be_restored_fails_the_call_and_says_so(tmp_path:
     assert revisions == list(range(len(revisions)))
     assert b"fault" in (log["speech"][-1].value or b"")
     assert [record.text("error-type") for record in log["dead-letters"]] == ["internal"]
+
+
+def test_a_capped_call_that_cannot_be_restored_fails_behind_all_that_was_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Utterances beyond the limit are not said, so nobody can count the partial results that they made."""
+    options = '{"owner": "anna", "max_speech_length": 0.5}'
+    records = media(sample_audio(0, 40), SECOND, set(), position=True, options=options)
+    log: dict[str, list[Record]] = defaultdict(list)
+    given_back = run(Worker(tmp_path, log).live(records[:31], monkeypatch))
+    at = max(n for n, one in enumerate(log["snapshots"]) if isinstance(decode_snapshot(cast(Any, one)), CallSnapshot))
+    saved = cast(CallSnapshot, decode_snapshot(cast(Any, log["snapshots"][at])))
+    damaged = msgspec.structs.replace(saved, detectors=[b"\xc1", b"\xc1"])
+    log["snapshots"][at] = msgspec.structs.replace(log["snapshots"][at], value=msgspec.msgpack.encode(damaged))
+    before = [json.loads(one.value or b"") for one in log["results"] if b"partial" in (one.value or b"")]
+    run(Worker(tmp_path, log).live(records[given_back:], monkeypatch))
+    final = json.loads(log["results"][-1].value or b"")
+    assert (final["task"]["state"], final["owner"]) == ("failed", "anna")
+    assert final["revision"] > max(one["revision"] for one in before) > saved.revision
 
 
 async def test_a_call_whose_end_waits_is_not_ended_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,8 @@ from schemas.http import (
     VadAnswer,
     VoiceprintAnswer,
 )
-from schemas.media import AudioFormat, CallOptions, Encoding, GivenOptions
-from schemas.requests import ComparisonRequest, GenderRequest, StartTask
+from schemas.media import AudioFormat, CallOptions, Encoding, GivenOptions, LanguageGroup
+from schemas.requests import BlobRef, ChannelMode, ComparisonRequest, GenderRequest, MediaRequest, StartTask
 from schemas.results import (
     ComparisonResult,
     GenderCallResult,
@@ -101,6 +101,18 @@ REJECTION = TaskError(
 )
 FAILURE = TaskError(TaskErrorType.INTERNAL, "Service error.")
 OPTIONS = CallOptions([Technology.VOICE_ACTIVITY_DETECTION], ["cs", "pt-BR"], [VOICEPRINT], "correlation-1")
+FILE_OPTIONS = CallOptions(
+    [Technology.LANGUAGE_IDENTIFICATION],
+    language_groups=[LanguageGroup("slavic", ["cs", "pl"])],
+    language_priors={"cs": 0.5, "en": 0.0},
+    max_speech_length=60.5,
+    channel_numbers=[3, 1],
+    start_time=1.25,
+    is_file=True,
+    owner="anna",
+)
+BLOB = BlobRef("a-reference", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", 0)
+FILE = MediaRequest(CALL_ID, BLOB, ChannelMode.MIX, [3, 1], 1.25, 61.75, FILE_OPTIONS)
 
 
 def _transition(technology: Technology, revision: int, state: TaskState, **parts: Any) -> Golden:
@@ -121,6 +133,7 @@ _RESULTS = {
         Transition(Technology.VOICEPRINT_COMPARISON, 2, DONE, result_ref="a-reference"), Transition
     ),
     "results-gender-failed": _transition(Technology.GENDER_IDENTIFICATION, 2, TaskState.FAILED, error=FAILURE),
+    "results-owned": _transition(Technology.VOICE_ACTIVITY_DETECTION, 0, TaskState.PENDING, owner="anna"),
     "results-gender-rejected": _transition(Technology.GENDER_IDENTIFICATION, 2, TaskState.REJECTED, error=REJECTION),
 }
 
@@ -149,6 +162,12 @@ JSON_RECORDS = {
     "requests-comparison": Golden(
         StartTask(Technology.VOICEPRINT_COMPARISON, voiceprints_a=[VOICEPRINT], voiceprints_b=[VOICEPRINT]), StartTask
     ),
+    "requests-lists": Golden(StartTask(Technology.VOICEPRINT_COMPARISON, lists=BLOB, owner="anna"), StartTask),
+    "requests-media": Golden(StartTask(Technology.LANGUAGE_IDENTIFICATION, media=FILE), StartTask),
+    "requests-media-default": Golden(
+        StartTask(Technology.LANGUAGE_IDENTIFICATION, media=MediaRequest(CALL_ID, BLOB)), StartTask
+    ),
+    "options-file": Golden(GivenOptions(*msgspec.structs.astuple(FILE_OPTIONS)), GivenOptions),
     "options": Golden(GivenOptions(*msgspec.structs.astuple(OPTIONS)), GivenOptions),
     "options-default": Golden(GivenOptions(), GivenOptions),
     "watchlist": Golden(WatchlistEntry(VOICEPRINT, "Anna Nováková"), WatchlistEntry),
@@ -159,6 +178,7 @@ ASSEMBLY = AssemblyState(AudioFormat(Encoding.MULAW, 8000, 2), 12, 96_000, 8000,
 
 MSGPACK_RECORDS = {
     "begin": Golden(CallBegin(CALL_ID, 2, OPTIONS, "correlation-1"), SpeechRecord),
+    "begin-file": Golden(CallBegin(CALL_ID, 2, FILE_OPTIONS, "correlation-1"), PrintRecord),
     "begin-default": Golden(CallBegin(CALL_ID, 1, CallOptions(), "correlation-1"), PrintRecord),
     "utterance": Golden(Utterance(CALL_ID, 1, 4000, 4004, 8000, bytes(range(8))), SpeechRecord),
     "print": Golden(Print(CALL_ID, 1, 4000, 4004, 8000, b"voiceprint", bytes(8)), PrintRecord),

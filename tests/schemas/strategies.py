@@ -67,8 +67,7 @@ def of(hint: Any) -> SearchStrategy[Any]:
 def _of_generic(hint: Any) -> SearchStrategy[Any]:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        bounds = next(one for one in arguments if isinstance(one, msgspec.Meta))
-        return st.text(min_size=bounds.min_length or 0, max_size=bounds.max_length)
+        return _bounded(arguments[0], next(one for one in arguments if isinstance(one, msgspec.Meta)))
     if origin in (typing.Union, types.UnionType):
         return st.one_of([of(argument) for argument in arguments])
     if origin is list:
@@ -78,3 +77,19 @@ def _of_generic(hint: Any) -> SearchStrategy[Any]:
     if origin is dict:
         return st.dictionaries(of(arguments[0]), of(arguments[1]), max_size=_MAX_SIZE)
     raise TypeError(f"no strategy for {hint}; add one to tests/schemas/strategies.py")
+
+
+def _bounded(hint: Any, bounds: msgspec.Meta) -> SearchStrategy[Any]:
+    """Values of a type within msgspec's bounds."""
+    least, most = bounds.min_length or 0, bounds.max_length
+    if hint is str:
+        return st.text(min_size=least, max_size=most)
+    if typing.get_origin(hint) is list:
+        return st.lists(of(typing.get_args(hint)[0]), min_size=least, max_size=min(_MAX_SIZE, most or _MAX_SIZE))
+    low, high = (over if bound is None else bound for bound, over in ((bounds.ge, bounds.gt), (bounds.le, bounds.lt)))
+    if hint is float:
+        open_low, open_high = bounds.gt is not None, bounds.lt is not None
+        return st.floats(low, high, allow_nan=False, allow_infinity=False, exclude_min=open_low, exclude_max=open_high)
+    if hint is int and bounds.gt is None and bounds.lt is None:
+        return st.integers(low, high)  # type: ignore[arg-type]
+    raise TypeError(f"no strategy for {hint} within {bounds}; add one to tests/schemas/strategies.py")

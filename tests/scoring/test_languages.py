@@ -1,11 +1,16 @@
 from decimal import Decimal
+from typing import Any
 
+import msgspec
 import numpy as np
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pipeline.models.language import LABELS
+from pipeline.models.language import LABELS, MASKED_BY_DEFAULT
+from pipeline.scoring.language_choice import allowed_languages, language_faults
 from pipeline.scoring.languages import MIN_SPEECH_S, LanguageEvidence
+from schemas.media import CallOptions, LanguageGroup
+from schemas.results import IdentifierType, LanguageOrGroupScore, LanguageScore
 
 posteriors = st.lists(st.floats(0, 60), min_size=len(LABELS), max_size=len(LABELS)).map(
     lambda values: -np.array(values, np.float32) - np.float32(np.log(np.exp(-np.array(values)).sum()))
@@ -45,3 +50,129 @@ def test_evidence_adds_up_over_utterances() -> None:
     log_posteriors[LABELS.index("fr")], log_posteriors[LABELS.index("it")] = -3.0, -0.05
     evidence.add(log_posteriors, 10.0)
     assert evidence.scores(LABELS, ["en", "fr", "it"])[0].identifier == "it"
+
+
+@st.composite
+def groupings(draw: st.DrawFn) -> list[LanguageGroup]:
+    """Groups that share no language, some of whose members may not be allowed."""
+    members = draw(st.lists(st.sampled_from(LABELS), min_size=1, max_size=12, unique=True))
+    names = draw(st.lists(st.text(min_size=4, max_size=8), min_size=1, max_size=4, unique=True))
+    groups = [LanguageGroup(name, members[index :: len(names)]) for index, name in enumerate(names)]
+    return [group for group in groups if group.languages]
+
+
+allowed_sets = st.lists(st.sampled_from(LABELS), min_size=1, max_size=30, unique=True)
+weights = st.floats(0, 1)
+
+
+def evidence_of(log_posteriors: np.ndarray) -> LanguageEvidence:
+    evidence = LanguageEvidence()
+    evidence.add(log_posteriors, 3.0)
+    return evidence
+
+
+def exact(score: LanguageScore) -> Decimal:
+    """What is printed."""
+    return Decimal(repr(score.probability))
+
+
+@given(posteriors, allowed_sets, groupings(), st.dictionaries(st.sampled_from(LABELS), weights, max_size=20))
+def test_groups_are_exact_sums_and_change_no_language(
+    log_posteriors: np.ndarray, allowed: list[str], groups: list[LanguageGroup], priors: dict[str, float]
+) -> None:
+    assume(any(priors.get(language, 1) > 0 for language in allowed))
+    evidence = evidence_of(log_posteriors)
+    alone = {score.identifier: score.probability for score in evidence.scores(LABELS, allowed, priors=priors)}
+    scores = evidence.scores(LABELS, allowed, groups, priors)
+    assert sum(exact(score) for score in scores) == 1
+    assert scores == sorted(scores, key=lambda score: (-score.probability, score.identifier))
+    found: dict[str, float] = {}
+    for score in scores:
+        assert score.probability > 0
+        if score.identifier_type is IdentifierType.LANGUAGE:
+            assert score.languages is msgspec.UNSET
+            found[score.identifier] = score.probability
+            continue
+        (group,) = [group for group in groups if group.identifier == score.identifier]
+        assert isinstance(score.languages, list)
+        assert exact(score) == sum(exact(member) for member in score.languages)
+        assert score.languages == sorted(score.languages, key=lambda member: (-member.probability, member.identifier))
+        assert {member.identifier for member in score.languages} <= set(group.languages)
+        found |= {member.identifier: member.probability for member in score.languages}
+    assert found == alone
+    outside = {score.identifier for score in scores if score.identifier_type is IdentifierType.LANGUAGE}
+    assert not outside & {language for group in groups for language in group.languages}
+
+
+@given(posteriors, allowed_sets, st.sets(st.sampled_from(LABELS)))
+def test_priors_of_one_change_nothing_and_of_zero_remove(
+    log_posteriors: np.ndarray, allowed: list[str], removed: set[str]
+) -> None:
+    evidence = evidence_of(log_posteriors)
+    plain = evidence.scores(LABELS, allowed)
+    assert evidence.scores(LABELS, allowed, (), dict.fromkeys(LABELS, 1.0)) == plain
+    kept = [language for language in allowed if language not in removed]
+    assume(kept)
+    assert evidence.scores(LABELS, allowed, (), dict.fromkeys(removed, 0.0)) == evidence.scores(LABELS, kept)
+
+
+@given(posteriors, allowed_sets, st.floats(0.01, 1), st.data())
+def test_priors_weigh_the_posteriors(
+    log_posteriors: np.ndarray, allowed: list[str], weight: float, data: st.DataObject
+) -> None:
+    language = data.draw(st.sampled_from(allowed))
+    evidence = evidence_of(log_posteriors)
+    scores = {one.identifier: one.probability for one in evidence.scores(LABELS, allowed, priors={language: weight})}
+    weighed = {one: np.exp(np.float64(log_posteriors[LABELS.index(one)])) for one in allowed}
+    weighed[language] *= weight
+    total = sum(weighed.values())
+    assume(total > 1e-300)
+    assert all(abs(scores.get(one, 0.0) - value / total) < 1.1e-5 for one, value in weighed.items())
+
+
+def test_priors_that_are_all_tiny_are_weighed_all_the_same() -> None:
+    log_posteriors = np.full(len(LABELS), -50.0, np.float32)
+    scores = evidence_of(log_posteriors).scores(LABELS, ["en", "fr"], priors={"en": 5e-324, "fr": 5e-324})
+    assert [(one.identifier, one.probability) for one in scores] == [("en", 0.5), ("fr", 0.5)]
+
+
+def test_a_group_without_probability_is_left_out() -> None:
+    log_posteriors = np.full(len(LABELS), -50.0, np.float32)
+    log_posteriors[LABELS.index("en")] = -0.001
+    groups = [LanguageGroup("romance", ["fr", "it"]), LanguageGroup("germanic", ["en", "de"])]
+    (score,) = evidence_of(log_posteriors).scores(LABELS, ["en", "de", "fr", "it"], groups)
+    assert score == LanguageOrGroupScore(
+        "germanic", IdentifierType.GROUP, 1.0, [LanguageScore("en", IdentifierType.LANGUAGE, 1.0)]
+    )
+
+
+def faults(**options: Any) -> list[tuple[list[int | str], str]]:
+    return [(fault.location[1:], fault.type) for fault in language_faults(msgspec.convert(options, CallOptions))]
+
+
+def test_the_options_allow_languages() -> None:
+    by_default = allowed_languages(CallOptions())
+    assert set(by_default) == set(LABELS) - MASKED_BY_DEFAULT
+    masked = CallOptions(language_groups=[LanguageGroup("classical", ["la", "it"])])
+    assert allowed_languages(masked) == [*by_default, "la"]
+    asked_for = CallOptions(languages=["fr", "en", "fr"], language_groups=[LanguageGroup("germanic", ["en"])])
+    assert allowed_languages(asked_for) == ["fr", "en"]
+
+
+def test_what_is_wrong_with_the_languages_is_said_where_it_is() -> None:
+    groups = [{"identifier": "ours", "languages": ["en", "tlh"]}, {"identifier": "fr", "languages": ["it"]}]
+    assert faults(languages=["en", "tlh", "it"], language_groups=groups, language_priors={"qya": 0.5}) == [
+        (["languages", 1], "language.unknown"),
+        (["language_groups", 0, "languages", 1], "language.unknown"),
+        (["language_groups", 1, "identifier"], "group.invalid"),
+        (["language_priors", "qya"], "language.unknown"),
+    ]
+    assert faults(languages=["en"], language_groups=[{"identifier": "ours", "languages": ["en", "it"]}]) == [
+        (["language_groups", 0, "languages", 1], "group.invalid")
+    ]
+    assert faults(languages=["en", "fr"], language_priors={"en": 0, "fr": 0, "it": 1}) == [
+        (["language_priors"], "prior.invalid")
+    ]
+    assert faults(language_priors=dict.fromkeys(LABELS, 0)) == [(["language_priors"], "prior.invalid")]
+    assert faults(languages=[]) == [(["languages"], "language.none")]
+    assert faults(languages=["en", "fr"], language_priors={"en": 0}) == []
