@@ -7,10 +7,11 @@ from typing import TypeVar
 import msgspec
 
 from agents.call_stage import CallStage
+from pipeline.blobs import open_blobs
 from pipeline.delivery import Receipt
 from pipeline.records import DeadLetterError, Record
-from pipeline.start_tasks import ListsError, owner, read_start_task, task_log
-from pipeline.transitions import failed, rejected, until_written
+from pipeline.start_tasks import ListsError, owner, read_start_task, task_log, with_lists
+from pipeline.transitions import failed, rejected, until_read, until_written
 from schemas.requests import StartTask
 
 Evidence = TypeVar("Evidence")
@@ -39,14 +40,17 @@ class RequestStage(CallStage[Evidence]):
 
     async def _execute(self, record: Record) -> None:
         technology, request = read_start_task(record)
-        log = task_log(record, technology)
+        log = task_log(record, technology, request.owner)
+        store = open_blobs(self.settings)
+        if request.lists is not None:  # before anything is said: a request whose lists are gone was answered long ago
+            request = await until_read(f"task {log.task_id}", with_lists, request, store)
         await self.publisher.publish([log.pending(record.source), log.running(record.source)])
         try:
             result = await asyncio.to_thread(self.answer, request)
         except ListsError as error:
             final = log.ended(record.source, rejected(error.details))
         else:
-            final = await until_written(f"task {log.task_id}", log.done, record.source, result, self.settings.data_dir)
+            final = await until_written(f"task {log.task_id}", log.done, record.source, result, store)
         await self.publisher.publish([final])
 
     async def fail(self, record: Record, message: str) -> None:
@@ -55,7 +59,8 @@ class RequestStage(CallStage[Evidence]):
             await super().fail(record, message)
             return
         try:
-            log = task_log(record, self.technology)
+            _, request = read_start_task(record)
+            log = task_log(record, self.technology, request.owner)
         except DeadLetterError:
             return
         log.revision = 2

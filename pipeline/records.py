@@ -72,6 +72,18 @@ def headers_of(values: Mapping[Header, str]) -> tuple[tuple[str, bytes], ...]:
     return tuple((str(name), value.encode()) for name, value in values.items())
 
 
+def chunk_headers(audio: AudioFormat, sequence: int, position: int, *, end: bool) -> tuple[tuple[str, bytes], ...]:
+    """The headers of one chunk of a call, as a producer sends them."""
+    values = {
+        Header.SEQUENCE: str(sequence),
+        Header.ENCODING: audio.encoding.value,
+        Header.SAMPLE_RATE: str(audio.sample_rate_hz),
+        Header.CHANNELS: str(audio.channels),
+        Header.POSITION: str(position),
+    }
+    return headers_of(values | ({Header.END: "1"} if end else {}))
+
+
 def correlation_id_of(record: Record) -> str | None:
     """The record's correlation id; one that no log and no header could hold counts as none was given."""
     text = record.text(Header.CORRELATION_ID)

@@ -9,22 +9,20 @@ from pathlib import Path
 
 import click
 import msgspec
-import numpy as np
-import soundfile
-import soxr
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
-from numpy.typing import NDArray
 
-from pipeline.audio import g711
+from pipeline.connection import aiokafka_options
+from pipeline.media.files import MediaError, MediaFile
+from pipeline.media.files import encode as encode
 from pipeline.options import OptionsError, known_tasks, read_options
-from pipeline.records import headers_of
+from pipeline.records import chunk_headers, headers_of
+from pipeline.refusal import BrokerRefusedError, start_client
 from pipeline.settings import Settings
 from pipeline.whole_topic import partitions_of
-from schemas.media import MAX_CHANNELS, MAX_CHUNK_BYTES, SAMPLE_RATES_HZ, AudioFormat, Encoding, Header
+from schemas.media import MAX_CHUNK_BYTES, Encoding, Header
 from schemas.tasks import Technology, call_task_id
 
-Int16 = NDArray[np.int16]
 OnSent = Callable[[float], None]
 
 _IN_FLIGHT = 64  # chunks sent and not yet acknowledged
@@ -57,58 +55,6 @@ class SentCall(msgspec.Struct, frozen=True):
     tasks: dict[Technology, str]
 
 
-class MediaFile:
-    """A media file as chunks of a call. Raises SendError when it cannot be read."""
-
-    def __init__(self, path: Path, encoding: Encoding, chunk_ms: int) -> None:
-        self._path = path
-        try:
-            info = soundfile.info(path)
-        except (soundfile.LibsndfileError, OSError) as error:
-            raise SendError(f"{path} cannot be read as WAV, FLAC, Ogg or MP3: {error}") from None
-        if info.channels > MAX_CHANNELS:
-            raise SendError(f"{path} has {info.channels} channels, more than {MAX_CHANNELS}")
-        self.file_rate_hz: int = info.samplerate
-        rate_hz = info.samplerate if info.samplerate in SAMPLE_RATES_HZ else 16000
-        self.format = AudioFormat(encoding, rate_hz, info.channels)
-        self.chunk_ms = min(chunk_ms, MAX_CHUNK_BYTES * 1000 // self.format.bytes_per_s)
-
-    def chunks(self) -> Iterator[bytes]:
-        """The audio in the call's encoding."""
-        resamplers = [
-            soxr.ResampleStream(self.file_rate_hz, self.format.sample_rate_hz, 1, dtype="int16")
-            for _ in range(self.format.channels)
-        ]
-        block_frames = self.file_rate_hz * self.chunk_ms // 1000
-        with soundfile.SoundFile(self._path) as file:
-            while len(frames := file.read(block_frames, dtype="int16", always_2d=True)):
-                last = file.tell() >= file.frames
-                if self.file_rate_hz != self.format.sample_rate_hz:
-                    parts = [one.resample_chunk(frames[:, number].copy(), last=last) for number, one in enumerate(resamplers)]
-                    frames = np.stack(parts, axis=1)
-                yield encode(frames.astype(np.int16, copy=False), self.format.encoding)
-
-    def headers(self, sequence: int, position: int, *, end: bool) -> tuple[tuple[str, bytes], ...]:
-        """The headers of one chunk."""
-        values = {
-            Header.SEQUENCE: str(sequence),
-            Header.ENCODING: self.format.encoding.value,
-            Header.SAMPLE_RATE: str(self.format.sample_rate_hz),
-            Header.CHANNELS: str(self.format.channels),
-            Header.POSITION: str(position),
-        }
-        return headers_of(values | ({Header.END: "1"} if end else {}))
-
-
-def encode(frames: Int16, encoding: Encoding) -> bytes:
-    """Sample frames (n, channels) as bytes."""
-    if encoding is Encoding.MULAW:
-        return g711.encode_mulaw(frames.ravel())
-    if encoding is Encoding.ALAW:
-        return g711.encode_alaw(frames.ravel())
-    return frames.astype("<i2").tobytes()
-
-
 def default_call_id(path: Path) -> str:
     """A call id that names the file and is new each time."""
     return f"{path.stem[:80]}-{uuid.uuid4().hex[:8]}"
@@ -119,22 +65,23 @@ class CallSender:
 
     def __init__(self, settings: Settings) -> None:
         self._topic = settings.topic("media")
-        self._bootstrap = settings.broker
+        self._settings = settings
 
     async def __aenter__(self) -> "CallSender":
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap, enable_idempotence=True, max_request_size=2 * MAX_CHUNK_BYTES
+            **aiokafka_options(self._settings), enable_idempotence=True, max_request_size=2 * MAX_CHUNK_BYTES
         )
         try:
-            await self._producer.start()
-            await partitions_of(self._bootstrap, self._topic)  # or the first chunk would wait for its topic, without a word
+            await start_client(self._producer, self._settings)
+            await partitions_of(self._settings, self._topic)  # or the first chunk would wait for its topic, without a word
         except UnknownTopicOrPartitionError as error:
             await self._producer.stop()
             raise SendError(error.args[0] if error.args else str(error)) from None
         except (KafkaError, OSError) as error:
             with contextlib.suppress(Exception):
                 await self._producer.stop()
-            raise SendError(f"no broker answers at {self._bootstrap}: {error}") from None
+            what = "" if isinstance(error, BrokerRefusedError) else f"no broker answers at {self._settings.broker}: "
+            raise SendError(f"{what}{error}") from None
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -144,9 +91,11 @@ class CallSender:
         """Send one file as one call; every chunk is acknowledged when this returns. Raises SendError."""
         call_id = how.call_id or default_call_id(path)
         tasks = known_task_ids(call_id, how.options)
-        media = MediaFile(path, Encoding(how.encoding), how.chunk_ms)
         try:
-            sent_bytes = await self._send_chunks(media, call_id, how, on_sent or (lambda _: None))
+            with _open(path, how) as media:
+                sent_bytes = await self._send_chunks(media, call_id, how, on_sent or (lambda _: None))
+        except MediaError as error:
+            raise SendError(f"{path} {error.reason}") from None
         except KafkaError as error:
             raise SendError(f"call {call_id} was not sent to its end: {error}") from None
         return SentCall(call_id, str(path), sent_bytes / media.format.bytes_per_s, tasks)
@@ -158,7 +107,7 @@ class CallSender:
         for sequence, (chunk, end) in enumerate(_mark_last(media.chunks())):
             if how.realtime:
                 await asyncio.sleep(max(0.0, started_s + (position + len(chunk)) / media.format.bytes_per_s - time.monotonic()))
-            headers = media.headers(sequence, position, end=end) + (extra if sequence == 0 else ())
+            headers = chunk_headers(media.format, sequence, position, end=end) + (extra if sequence == 0 else ())
             in_flight.append(await self._producer.send(self._topic, chunk, key=call_id.encode(), headers=list(headers)))
             position += len(chunk)
             if len(in_flight) >= _IN_FLIGHT:
@@ -167,6 +116,13 @@ class CallSender:
             on_sent(position / media.format.bytes_per_s)
         await asyncio.gather(*in_flight)
         return position
+
+
+def _open(path: Path, how: SendOptions) -> MediaFile:
+    try:
+        return MediaFile(path, encoding=Encoding(how.encoding), chunk_ms=how.chunk_ms, is_trusted=True)
+    except OSError as error:
+        raise SendError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def _mark_last(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:

@@ -4,12 +4,20 @@ import uuid
 
 import msgspec
 
+from pipeline.blobs import BlobError, BlobStore, read_checked
 from pipeline.records import UNDECODABLE, DeadLetterError, Record, correlation_id_of
 from pipeline.scoring.voiceprint import Voiceprint, VoiceprintError, decode
 from pipeline.transitions import TaskLog, derived_correlation_id
 from schemas.errors import DeadLetterType, ErrorDetail
 from schemas.requests import MAX_MATRIX, MAX_VOICEPRINTS, StartTask
 from schemas.tasks import Technology, request_task_id
+
+# what is started from a media file
+FROM_MEDIA = (
+    Technology.VOICE_ACTIVITY_DETECTION,
+    Technology.VOICEPRINT_EXTRACTION,
+    Technology.LANGUAGE_IDENTIFICATION,
+)
 
 _DECODER = msgspec.json.Decoder(StartTask)
 
@@ -29,6 +37,8 @@ def read_start_task(record: Record) -> tuple[Technology, StartTask]:
     except UNDECODABLE as error:
         raise DeadLetterError(DeadLetterType.REQUEST_INVALID, f"not a start-task request: {error}") from None
     technology = request.technology or _told_by_lists(request)
+    if request.media is not None and technology in FROM_MEDIA:
+        return technology, request
     if technology not in (Technology.GENDER_IDENTIFICATION, Technology.VOICEPRINT_COMPARISON):
         what = technology or "this"
         message = f"{what} cannot be started from voiceprints; give voiceprints, or voiceprints_a and voiceprints_b"
@@ -53,7 +63,18 @@ def owner(record: Record) -> Technology:
     return technology
 
 
-def task_log(record: Record, technology: Technology) -> TaskLog:
+def with_lists(request: StartTask, store: BlobStore) -> StartTask:
+    """The request with the lists that its blob holds. Raises DeadLetterError when they are gone or others, OSError."""
+    assert request.lists is not None
+    try:
+        given = _DECODER.decode(read_checked(store, request.lists))
+    except (BlobError, *UNDECODABLE) as error:
+        raise DeadLetterError(DeadLetterType.BLOB_MISSING, str(error)) from None
+    lists = {name: getattr(given, name) for name in ("voiceprints", "voiceprints_a", "voiceprints_b")}
+    return msgspec.structs.replace(request, **lists)
+
+
+def task_log(record: Record, technology: Technology, owner: str | None) -> TaskLog:
     """The log of the task that a request starts. Raises DeadLetterError when its key is no UUID."""
     correlation_id = correlation_id_of(record)
     if record.key is None:
@@ -64,7 +85,7 @@ def task_log(record: Record, technology: Technology) -> TaskLog:
         except ValueError:
             message = f"a request's key is its task id, a UUID; this is {record.key[:60]!r}"
             raise DeadLetterError(DeadLetterType.KEY_INVALID, message) from None
-    return TaskLog(technology, task_id, correlation_id or derived_correlation_id(task_id))
+    return TaskLog(technology, task_id, correlation_id or derived_correlation_id(task_id), owner=owner)
 
 
 def decode_list(name: str, texts: list[str] | None) -> list[Voiceprint]:
