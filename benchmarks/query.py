@@ -1,20 +1,23 @@
-"""Rates of the query service: records into the view, and GET over HTTP against a bare Litestar route in the same process.
+"""Rates of the query service: records into the view, and GET over HTTP against a bare Litestar route.
 
 Run: python -m benchmarks.query [TASKS] [REQUESTS]
 """
 
 import asyncio
-import logging
+import contextlib
+import os
 import random
+import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 import uvicorn
 from litestar import Litestar, Response, get
@@ -22,15 +25,15 @@ from litestar import Litestar, Response, get
 from benchmarks.machine import describe
 from pipeline.query.follower import BATCH_RECORDS
 from pipeline.query.records import read_change
-from pipeline.query.server import serving
 from pipeline.query.view import Change, View, now_ms
-from pipeline.settings import Settings
 from schemas.results import Segment, SegmentType, Transition, VadChannel, VadResult
 from schemas.tasks import TaskInfo, TaskState, Technology
 
 VAD = Technology.VOICE_ACTIVITY_DETECTION
 TTL_S = 86_400.0
 ROUNDS = 5
+STEP = 50_000  # tasks whose records are made at once
+CONNECTIONS = 8
 
 
 def records(task_ids: Sequence[str]) -> list[bytes]:
@@ -55,15 +58,31 @@ def ingest(view: View, values: Sequence[bytes]) -> float:
     return len(values) / (time.perf_counter() - began_s)
 
 
-async def latencies_ms(client: httpx.AsyncClient, paths: Sequence[str]) -> list[float]:
-    """One request after another on one connection."""
+async def _answered(reader: asyncio.StreamReader) -> None:
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 "), head
+    length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    await reader.readexactly(int(length.split(b":")[1]))
+
+
+async def latencies_ms(url: str, paths: Sequence[str]) -> list[float]:
+    """One request after another on one connection, with as little of a client as there can be."""
+    reader, writer = await asyncio.open_connection(*urlsplit(url).netloc.split(":"))
     took = []
     for path in paths:
         began_s = time.perf_counter()
-        answer = await client.get(path)
+        writer.write(f"GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n".encode())
+        await _answered(reader)
         took.append((time.perf_counter() - began_s) * 1000)
-        answer.raise_for_status()
+    writer.close()
     return took
+
+
+async def rate_per_s(url: str, paths: Sequence[str]) -> float:
+    """Requests a second over several connections at once."""
+    began_s = time.perf_counter()
+    await asyncio.gather(*(latencies_ms(url, paths[start::CONNECTIONS]) for start in range(CONNECTIONS)))
+    return len(paths) / (time.perf_counter() - began_s)
 
 
 @get("/{task_id:str}")
@@ -72,17 +91,31 @@ async def bare(task_id: str) -> Response[bytes]:  # noqa: ARG001  # a path param
     return Response(b'{"task":{}}', media_type="application/json")
 
 
-async def bare_server() -> tuple[uvicorn.Server, asyncio.Task[None], str]:
-    """The bare route behind uvicorn."""
-    config = uvicorn.Config(
-        Litestar([bare], openapi_config=None, logging_config=None), port=0, log_config=None, access_log=False
-    )
-    server = uvicorn.Server(config)
-    work = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it
-        await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    return server, work, f"http://127.0.0.1:{port}"
+def serve_bare(port: int) -> None:
+    """The bare route behind uvicorn, in a process of its own as the service is."""
+    app = Litestar([bare], openapi_config=None, logging_config=None)
+    uvicorn.run(app, port=port, log_config=None, access_log=False)
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+@contextlib.contextmanager
+def process(*command: str, port: int, **environment: str) -> Iterator[str]:
+    """A server process, once it listens; its URL."""
+    with subprocess.Popen([sys.executable, "-m", *command], env=os.environ | environment, stderr=subprocess.DEVNULL) as started:
+        try:
+            for _ in range(600):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            started.terminate()
 
 
 def report(name: str, took_ms: list[float]) -> None:
@@ -91,39 +124,46 @@ def report(name: str, took_ms: list[float]) -> None:
     print(f"{name}: p50 {cuts[49]:.3f} ms, p99 {cuts[98]:.3f} ms over {len(took_ms)} requests")
 
 
-async def compare(settings: Settings, task_ids: Sequence[str], requests: int) -> None:
+async def compare(ours_url: str, theirs_url: str, task_ids: Sequence[str], requests: int) -> None:
     """GET of the service and of the bare route, by turns, so that a noisy machine treats both alike."""
-    server, work, bare_url = await bare_server()
     ours: list[float] = []
     theirs: list[float] = []
-    async with (
-        serving(settings) as (url, _),
-        httpx.AsyncClient(base_url=url) as client,
-        httpx.AsyncClient(base_url=bare_url) as other,
-    ):
-        for _ in range(ROUNDS):
-            chosen = random.choices(task_ids, k=requests // ROUNDS)
-            ours += await latencies_ms(client, [f"/api/technology/{VAD.value}/{task_id}" for task_id in chosen])
-            theirs += await latencies_ms(other, [f"/{task_id}" for task_id in chosen])
-    server.should_exit = True
-    await work
-    report(f"GET a task among {len(task_ids)}", ours)
+    rates: tuple[list[float], list[float]] = ([], [])
+    for _ in range(ROUNDS):
+        chosen = random.choices(task_ids, k=requests // ROUNDS)
+        paths = [f"/api/technology/{VAD.value}/{task_id}" for task_id in chosen]
+        ours += await latencies_ms(ours_url, paths)
+        theirs += await latencies_ms(theirs_url, [f"/{task_id}" for task_id in chosen])
+        rates[0].append(await rate_per_s(ours_url, paths))
+        rates[1].append(await rate_per_s(theirs_url, [f"/{task_id}" for task_id in chosen]))
+    report(f"GET a task among {len(task_ids):,}", ours)
     report("GET a bare Litestar route", theirs)
-    print(f"ratio of p50: {statistics.median(ours) / statistics.median(theirs):.2f} (client's time in both)")
+    print(f"ratio of p50: {statistics.median(ours) / statistics.median(theirs):.2f}")
+    best = [max(each) for each in rates]
+    print(f"requests a second, {CONNECTIONS} connections: {best[0]:,.0f}, bare {best[1]:,.0f}: {best[0] / best[1]:.2f} of it")
 
 
-async def main() -> None:
+def main() -> None:
     """Prints the machine, then the figures."""
-    logging.disable(logging.CRITICAL)  # there is no Kafka here, as the follower would say again and again
-    tasks, requests = (int(text) for text in (*sys.argv[1:3], *("100000", "2000")[len(sys.argv) - 1 :]))
+    tasks, requests = (int(text) for text in (*sys.argv[1:3], *("1000000", "10000")[len(sys.argv) - 1 :]))
     print(f"machine: {describe()}")
     with tempfile.TemporaryDirectory() as folder:
         task_ids = [str(uuid.uuid4()) for _ in range(tasks)]
         view = View(Path(folder), TTL_S)
-        print(f"ingest: {ingest(view, records(task_ids)):,.0f} records/s ({3 * tasks} records of {tasks} tasks)")
+        rate = statistics.mean(ingest(view, records(task_ids[at : at + STEP])) for at in range(0, tasks, STEP))
+        print(f"ingest: {rate:,.0f} records/s ({3 * tasks:,} records of {tasks:,} tasks)")
         view.close()
-        await compare(Settings(broker="127.0.0.1:1", data_dir=folder, port=0), task_ids, requests)
+        port, bare_port = free_port(), free_port()
+        away = {"CALLSTREAM_BROKER": "127.0.0.1:1", "CALLSTREAM_DATA_DIR": folder, "CALLSTREAM_PORT": str(port)}
+        with (
+            process("pipeline.cli", "query", port=port, **away) as ours,
+            process("benchmarks.query", "bare", str(bare_port), port=bare_port) as theirs,
+        ):
+            asyncio.run(compare(ours, theirs, task_ids, requests))
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    if sys.argv[1:2] == ["bare"]:
+        serve_bare(int(sys.argv[2]))
+    else:
+        main()

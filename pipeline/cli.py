@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from pipeline.connection import check
+from pipeline.query.keys_command import keys
 from pipeline.settings import Settings, SettingsError, describe, load
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -25,6 +27,7 @@ class _Callstream(click.Group):
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
         try:
             ctx.obj = load()
+            check(ctx.obj)
             # What matters of it comes as an error of ours; a worker sets its own levels.
             logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
             return super().invoke(ctx)
@@ -84,12 +87,15 @@ def topics(settings: Settings) -> None:
 
 
 @main.command()
-@click.option("--agents", default="vad,extraction,language,gender,comparison", show_default=True, help="Which agents to run.")
+@click.option(
+    "--agents", default="intake,vad,extraction,language,gender,comparison", show_default=True, help="Which agents to run."
+)
 @click.pass_obj
 def worker(settings: Settings, agents: str) -> None:
     """Run the agents."""
     from pipeline.app import UnknownAgentError
     from pipeline.models.errors import ModelError
+    from pipeline.refusal import BrokerRefusedError
     from pipeline.topics import TopicsError
     from pipeline.worker import run
 
@@ -100,7 +106,7 @@ def worker(settings: Settings, agents: str) -> None:
         sys.exit(run(names, settings))
     except UnknownAgentError as error:
         raise click.UsageError(str(error)) from None
-    except (ModelError, TopicsError) as error:
+    except (BrokerRefusedError, ModelError, TopicsError) as error:
         _say(str(error))
         sys.exit(EXIT_FAILED)
 
@@ -117,6 +123,9 @@ def query(settings: Settings, host: str | None, port: int | None) -> None:
 
     changed = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     sys.exit(run(msgspec.structs.replace(settings, **changed)))
+
+
+main.add_command(keys)
 
 
 @main.command()

@@ -15,17 +15,22 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ASGIApp
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from pipeline.query import errors
-from pipeline.query.blobs import local_resolver
 from pipeline.query.edge import Edge, ids_of
+from pipeline.query.events import Hub
 from pipeline.query.follower import Follower
+from pipeline.query.gate import Gate
+from pipeline.query.keeper import Keeper
+from pipeline.query.keys import Keyring
 from pipeline.query.metrics import QueryMetrics
-from pipeline.query.rate_limit import RateLimiter
-from pipeline.query.routes import technology_routes
+from pipeline.query.open_tasks import OpenTasks
+from pipeline.query.openapi import TruePlugin
+from pipeline.query.push import Waits
+from pipeline.query.routes import events_route, technology_routes
 from pipeline.query.starter import Starter
 from pipeline.query.tasks import Tasks
 from pipeline.query.view import View
@@ -36,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 SWEEP_EVERY_MAX_S = 60.0
 OK = "ok"
+_GONE = "client disconnected prematurely"  # as Litestar words it
 METRICS_TYPE = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")  # Litestar adds it again
 
 AnyRequest = Request[object, object, State]
@@ -45,34 +51,56 @@ _encoder = msgspec.json.Encoder()
 class Service:
     """Everything the routes need. `run` keeps the view up to date until cancelled; `close` ends it."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Opens the view. Raises OSError, sqlite3.Error or ViewLockedError when it cannot be used."""
+    def __init__(self, settings: Settings, keyring: Keyring | None = None) -> None:
+        """Opens the view. Raises OSError, sqlite3.Error or ViewLockedError when it cannot be used, KeysError."""
         self.settings = settings
+        self.keyring = keyring or Keyring(settings)
+        self.gate = Gate(settings, self.keyring)
         self.metrics = QueryMetrics()
         self.view = View(Path(settings.data_dir), settings.task_ttl_s)
-        self.follower = Follower(settings, self.view, self.metrics)
+        self.hub = Hub(settings.task_ttl_s)
+        self.follower = Follower(settings, self.view, self.metrics, self.hub)
+        self.waits = Waits(self.hub, self.view)
         self.starter = Starter(settings)
-        resolve = local_resolver(Path(settings.data_dir))
-        self.tasks = Tasks(settings, self.view, self.starter, resolve, self.metrics)
+        self.keeper = Keeper(settings, self.view)
+        self.open_tasks = OpenTasks(settings, self.view, self.keyring)
+        self.tasks = Tasks(settings, self.view, self.starter, self.keeper, self.metrics, self.open_tasks)
         self.work: asyncio.Task[None] | None = None
+        self.blobs_problem: str | None = None
 
     async def run(self) -> None:
         """Follows the topic and sweeps the view; ends only with a fault of ours."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.follower.run())
             group.create_task(self._sweep_for_ever())
+            group.create_task(self._keep_blobs())
 
     async def _sweep_for_ever(self) -> None:
         while True:
             await asyncio.sleep(min(SWEEP_EVERY_MAX_S, self.settings.task_ttl_s))
             try:
-                await asyncio.to_thread(self.view.sweep)
+                if await asyncio.to_thread(self.view.sweep):
+                    self.hub.stir()
             except sqlite3.Error as error:  # expired rows are not shown anyway; /ready says that nothing can be written
                 logger.warning("expired tasks stay in the view for now: %s", error)
 
+    async def _keep_blobs(self) -> None:
+        """Measures the blob store, and deletes what no task needs once the view knows all tasks."""
+        while True:
+            try:
+                if self.follower.caught_up:
+                    await self.keeper.sweep()
+                else:
+                    await self.keeper.measure()
+                self.blobs_problem = None
+            except (OSError, sqlite3.Error) as error:
+                self.blobs_problem = f"blob store: {error}"
+                logger.warning("the blob store cannot be swept for now: %s", error)
+            await asyncio.sleep(min(SWEEP_EVERY_MAX_S, self.settings.task_ttl_s, max(1.0, self.settings.blob_grace_s)))
+
     async def readiness(self) -> Readiness:
         """What `GET /ready` says."""
-        checks = {"kafka": self.follower.problem or OK, "store": OK, "view": OK}
+        checks = {"kafka": self.follower.problem or OK, "store": self.blobs_problem or OK, "view": OK}
         try:
             await asyncio.to_thread(self.view.check_writable)
         except sqlite3.Error as error:
@@ -82,15 +110,16 @@ class Service:
         return Readiness(all(check == OK for check in checks.values()), checks)
 
     async def close(self) -> None:
-        """Ends the producer and closes the view."""
+        """Lets go who still waits, ends the producer and closes the view."""
+        self.hub.close()
         await self.starter.close()
         self.view.close()
 
 
 @contextlib.asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Service]:
+async def running(settings: Settings, keyring: Keyring | None = None) -> AsyncIterator[Service]:
     """The service with its background work; `service.work` ends early only with a fault of ours."""
-    service = Service(settings)
+    service = Service(settings, keyring)
     service.work = asyncio.create_task(service.run())
     try:
         yield service
@@ -113,6 +142,7 @@ def _health_routes(service: Service) -> list[HTTPRouteHandler]:
 
     @get("/metrics", name="metrics", description="Prometheus text format.", media_type=METRICS_TYPE)
     async def metrics() -> Response[bytes]:
+        service.metrics.listeners.set(service.hub.listeners)
         service.metrics.tasks.set(await asyncio.to_thread(service.view.count))
         return Response(generate_latest(service.metrics.registry), media_type=METRICS_TYPE)
 
@@ -143,6 +173,8 @@ def _on_http_exception(request: AnyRequest, error: HTTPException) -> Response[by
             return _response(errors.body_too_large(request.app.state.max_body_bytes))
         case HTTPStatus.BAD_REQUEST:
             return _response(errors.request_invalid())
+        case _ if error.detail == _GONE:
+            return _response(errors.request_invalid())  # to nobody
         case _:
             return _on_fault(request, error)
 
@@ -151,17 +183,26 @@ def create_app(service: Service) -> ASGIApp:
     """The ASGI application; it has no lifespan of its own, see `running`."""
     settings = service.settings
     app = Litestar(
-        route_handlers=[*technology_routes(service.tasks, settings.max_body_bytes), *_health_routes(service)],
+        route_handlers=[
+            *technology_routes(service.tasks, service.waits, settings),
+            events_route(service.hub, service.view),
+            *_health_routes(service),
+        ],
         exception_handlers={
             errors.RequestRefusedError: _on_refusal,
             HTTPException: _on_http_exception,
             Exception: _on_fault,
         },
         openapi_config=OpenAPIConfig(
-            title="callstream", version=version("callstream"), path="/schema", render_plugins=[JsonRenderPlugin(path="/")]
+            title="callstream",
+            version=version("callstream"),
+            description="The transitions of a call's tasks as they happen: GET /api/events?call_id=ID, as server-sent events.",
+            path="/schema",
+            render_plugins=[TruePlugin(path="/")],
+            components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
+            security=None if service.keyring.is_empty else [{"key": []}],
         ),
         state=State({"max_body_bytes": settings.max_body_bytes}),
         logging_config=None,
     )
-    limiter = RateLimiter(settings.rate_limit, settings.rate_window_s) if settings.rate_limit else None
-    return Edge(app, service.metrics, limiter)
+    return Edge(app, service.metrics, service.gate)

@@ -1,4 +1,4 @@
-"""What surrounds every HTTP request, also one that no route takes: ids, rate limit, metrics, and the last resort.
+"""What surrounds every HTTP request, also one that no route takes: ids, the gate, metrics, and the last resort.
 
 Plain ASGI (https://asgi.readthedocs.io/en/latest/specs/www.html): Litestar's middleware sees no 404 or 405 of its router.
 """
@@ -14,13 +14,14 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.query.errors import JSON_TYPE, RequestRefusedError, internal
+from pipeline.query.gate import Gate
 from pipeline.query.metrics import QueryMetrics
-from pipeline.query.rate_limit import EXEMPT_PATHS, RateLimiter
 from schemas.media import Header
 
 logger = logging.getLogger(__name__)
 
 STATE_KEY = "callstream_ids"
+HELD_KEY = "callstream_held"
 UNROUTED = "none"
 MAX_ID_CHARS = 128
 _ID = re.compile(rb"[\x20-\x7e]{1,%d}" % MAX_ID_CHARS)
@@ -61,6 +62,11 @@ def ids_of(scope: Mapping[str, object]) -> RequestIds:
     return ids if isinstance(ids, RequestIds) else read_ids(())
 
 
+def mark_held(scope: Scope) -> None:
+    """Says that the answer waits on purpose: it does not count among the times to answer."""
+    scope[HELD_KEY] = True  # type: ignore[literal-required]  # as above
+
+
 async def send_refusal(refusal: RequestRefusedError, send: Send) -> None:
     """Answers with an error envelope."""
     body = refusal.body
@@ -84,16 +90,21 @@ class _Answer:
         await self._send(message)
 
 
+async def refuse(refusal: RequestRefusedError, scope: Scope, send: Send) -> None:
+    """Answers with an error envelope and the ids, where no edge is around."""
+    await send_refusal(refusal, _Answer(read_ids(scope["headers"]), send).send)
+
+
 class Edge:
     """Wraps the application."""
 
-    def __init__(self, app: ASGIApp, metrics: QueryMetrics, limiter: RateLimiter | None) -> None:
-        self._app, self._metrics, self._limiter = app, metrics, limiter
+    def __init__(self, app: ASGIApp, metrics: QueryMetrics, gate: Gate) -> None:
+        self.app, self._metrics, self._gate = app, metrics, gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
         if scope["type"] != ScopeType.HTTP:
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         began_s = time.perf_counter()
         ids = read_ids(scope["headers"])
@@ -105,26 +116,22 @@ class Edge:
             self._count(scope, answer.status, time.perf_counter() - began_s)
 
     async def _answer(self, scope: Scope, receive: Receive, answer: _Answer, ids: RequestIds) -> None:
-        refusal = self._rate_refusal(scope)
-        if refusal is not None:
-            await send_refusal(refusal, answer.send)
-            return
         try:
-            await self._app(scope, receive, answer.send)
+            with self._gate.admitted(scope):
+                await self.app(scope, receive, answer.send)
+        except RequestRefusedError as refusal:  # by the gate: the application answers its own
+            if answer.status:
+                raise
+            await send_refusal(refusal, answer.send)
         except Exception:
             logger.exception("request %s met a fault", ids.request_id)
             if answer.status:  # the answer has begun: all that is left is to break the connection
                 raise
             await send_refusal(internal(), answer.send)
 
-    def _rate_refusal(self, scope: Scope) -> RequestRefusedError | None:
-        if self._limiter is None or scope["path"].rstrip("/") in EXEMPT_PATHS:
-            return None
-        client = scope["client"]
-        return self._limiter.refusal(client[0] if client else "")
-
     def _count(self, scope: Scope, status: int, took_s: float) -> None:
         route = str(scope.get("path_template") or UNROUTED)
         method = str(scope.get("method"))
         self._metrics.requests.labels(method if method in _METHODS else "other", route, str(status)).inc()
-        self._metrics.request_seconds.labels(route).observe(took_s)
+        if HELD_KEY not in scope:
+            self._metrics.request_seconds.labels(route).observe(took_s)

@@ -19,9 +19,12 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from pipeline.cancellation import is_asked_for, stop_consumer
+from pipeline.connection import aiokafka_options
+from pipeline.query.events import Arrival, Hub
 from pipeline.query.metrics import QueryMetrics
 from pipeline.query.records import RecordInvalidError, read_change
 from pipeline.query.view import Change, View, now_ms
+from pipeline.refusal import start_client
 from pipeline.settings import Settings
 from pipeline.whole_topic import described_partitions
 
@@ -46,9 +49,9 @@ class DamagedViewError(Exception):
 
 @contextlib.asynccontextmanager
 async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    client = AIOKafkaAdminClient(bootstrap_servers=settings.broker, request_timeout_ms=int(PROBE_TIMEOUT_S * 1000))
+    client = AIOKafkaAdminClient(**aiokafka_options(settings), request_timeout_ms=int(PROBE_TIMEOUT_S * 1000))
     try:
-        await client.start()
+        await start_client(client, settings)
         yield client
     finally:
         with contextlib.suppress(TimeoutError):
@@ -65,8 +68,8 @@ async def _stop(consumer: AIOKafkaConsumer) -> None:
 class Follower:
     """Feeds the view until cancelled. `problem` is None while Kafka answers, else what is wrong with it."""
 
-    def __init__(self, settings: Settings, view: View, metrics: QueryMetrics) -> None:
-        self._settings, self._view, self._metrics = settings, view, metrics
+    def __init__(self, settings: Settings, view: View, metrics: QueryMetrics, hub: Hub) -> None:
+        self._settings, self._view, self._metrics, self._hub = settings, view, metrics, hub
         self._topic = settings.topic(TOPIC)
         self._catching_up: dict[TopicPartition, int] = {}
         self.problem: str | None = "not connected yet"
@@ -120,7 +123,7 @@ class Follower:
     @contextlib.asynccontextmanager
     async def _consumer(self, partitions: list[TopicPartition]) -> AsyncIterator[AIOKafkaConsumer]:
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.broker,
+            **aiokafka_options(self._settings),
             enable_auto_commit=False,
             auto_offset_reset="earliest",  # also where retention has deleted what our offset names
             request_timeout_ms=int(PROBE_TIMEOUT_S * 1000),
@@ -164,12 +167,13 @@ class Follower:
         self.caught_up = not self._catching_up
 
     async def _ingest(self, fetched: Fetched) -> None:
-        changes: list[Change] = []
+        arrivals: list[Arrival] = []
         for records in fetched.values():
-            changes.extend(change for record in records if (change := self._read(record)) is not None)
+            arrivals.extend(Arrival(change, r.value) for r in records if (change := self._read(r)) is not None)
         next_offsets = {(tp.topic, tp.partition): records[-1].offset + 1 for tp, records in fetched.items() if records}
-        await asyncio.to_thread(self._view.apply, changes, next_offsets)
-        self._metrics.ingested.labels("applied").inc(len(changes))
+        await asyncio.to_thread(self._view.apply, [change for change, _ in arrivals], next_offsets)
+        self._hub.publish(arrivals)
+        self._metrics.ingested.labels("applied").inc(len(arrivals))
 
     def _read(self, record: "ConsumerRecord[bytes | None, bytes | None]") -> Change | None:
         now = now_ms()

@@ -18,5 +18,6 @@ class QueryMetrics:
             "callstream_results_ingested", "Records of the results topic", ["outcome"], registry=self.registry
         )
         self.lag = Gauge("callstream_view_lag_records", "Records the view is behind", ["partition"], registry=self.registry)
+        self.listeners = Gauge("callstream_http_listeners", "Open waits and event streams", registry=self.registry)
         self.tasks = Gauge("callstream_view_tasks", "Tasks in the view", registry=self.registry)
         self.started = Counter("callstream_tasks_started", "Tasks started over HTTP", ["technology"], registry=self.registry)

@@ -32,9 +32,11 @@ def answer(task: TaskInfo, transition: Transition) -> bytes:
     return _encoder.encode(TaskAnswer(task, transition.result, transition.error))
 
 
-def answer_with_result(task_id: str, state: TaskState, result: bytes) -> bytes:
-    """The HTTP body of a task whose result (JSON) was kept elsewhere."""
-    return _encoder.encode(TaskAnswer(TaskInfo(task_id, state), msgspec.Raw(result)))
+def around_result(task_id: str, state: TaskState) -> tuple[bytes, bytes]:
+    """What stands before and behind the result (JSON) in the HTTP body of a task whose result is kept elsewhere."""
+    whole = _encoder.encode(TaskAnswer(TaskInfo(task_id, state), msgspec.Raw(b"null")))
+    before, _, after = whole.rpartition(b"null")
+    return before, after
 
 
 def _check(transition: Transition) -> None:
@@ -49,14 +51,17 @@ def _check(transition: Transition) -> None:
         raise RecordInvalidError(f"state {state} without an error")
 
 
+def _given(text: str | msgspec.UnsetType) -> str | None:
+    return None if isinstance(text, msgspec.UnsetType) else text
+
+
 def _row(transition: Transition, timestamp_ms: int) -> TaskRow:
     state = transition.task.state
     task_id = canonical_task_id(transition.task.task_id)
-    reference = None if isinstance(transition.result_ref, msgspec.UnsetType) else transition.result_ref
-    if not state.is_final:
-        reference = None
+    reference = _given(transition.result_ref) if state.is_final else None
     body = answer(TaskInfo(task_id, state), transition) if reference is None else None
-    return TaskRow(task_id, transition.technology, transition.revision, state, body, reference, timestamp_ms)
+    call_id, owner = _given(transition.call_id), _given(transition.owner)
+    return TaskRow(task_id, transition.technology, transition.revision, state, body, reference, timestamp_ms, call_id, owner)
 
 
 def read_change(key: bytes | None, value: bytes | None, timestamp_ms: int) -> Change:

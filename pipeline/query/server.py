@@ -1,4 +1,4 @@
-"""Serves the query service over HTTP with uvicorn (https://www.uvicorn.org/settings/)."""
+"""Serves the query service over HTTP or HTTPS with uvicorn (https://www.uvicorn.org/settings/)."""
 
 import asyncio
 import contextlib
@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 import sqlite3
+import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import NamedTuple
@@ -13,7 +14,13 @@ from typing import NamedTuple
 import uvicorn
 from litestar.types import ASGIApp
 
+from pipeline.query.addresses import is_loopback
 from pipeline.query.app import create_app, running
+from pipeline.query.gate import MAX_HEAD_BYTES
+from pipeline.query.keys import Keyring, KeysError
+from pipeline.query.protocol import Limits, protocol_class
+from pipeline.query.routes import EVENTS_PATH
+from pipeline.query.tls import TlsError, load_certificate, tls_context
 from pipeline.query.view import ViewLockedError
 from pipeline.settings import Settings
 
@@ -21,8 +28,13 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 15
-MAX_HEAD_BYTES = 32_768  # request line and headers
-MAX_CONNECTIONS = 1000  # more get 503 from uvicorn
+MAX_CONNECTIONS = 1000  # more get 503
+READ_TIMEOUT_S = 60.0  # for a client that takes nothing of its answer
+BREAK_EVERY_S = 0.5
+
+
+class ExposedError(Exception):
+    """Others could reach the service, and nothing keeps them out; the message is one line."""
 
 
 class Listening(NamedTuple):
@@ -46,19 +58,71 @@ class _Server(uvicorn.Server):
         finally:
             self.listening.set()
 
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serves until `should_exit` is set."""
+        breaking = asyncio.create_task(self._break_off_streams())
+        try:
+            await super().serve(sockets)
+        finally:
+            breaking.cancel()
+
+    async def _break_off_streams(self) -> None:
+        # A stream that ended while its reader took nothing: asyncio keeps what is unsent, and uvicorn waits until it is read.
+        while True:
+            await asyncio.sleep(BREAK_EVERY_S)
+            for connection in list(self.server_state.connections):
+                transport, scope = connection.transport, getattr(connection, "scope", None)
+                if transport is not None and transport.is_closing() and scope and scope["path"].rstrip("/") == EVENTS_PATH:
+                    transport.abort()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def _listen(settings: Settings) -> socket.socket:
+class Access:
+    """Who may come in, and how: the API keys and the certificate."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Reads both. Raises KeysError or TlsError."""
+        self._settings = settings
+        self.keyring = Keyring(settings)
+        self.tls = tls_context(settings)
+
+    def reload(self) -> None:
+        """Reads the files anew; bad ones change nothing."""
+        self.keyring.reload()
+        if self.tls is None:
+            return
+        try:
+            tls_context(self._settings)  # a certificate without its key would be half in use
+            load_certificate(self.tls, self._settings)
+        except TlsError as error:
+            logger.error("the certificate stays as it was: %s", error)  # noqa: TRY400  # one line says it
+
+
+def _check_exposed(address: str, settings: Settings, access: Access) -> None:
+    if is_loopback(address):
+        return
+    if access.keyring.is_empty:
+        advice = "set CALLSTREAM_API_KEYS_FILE (`callstream keys new NAME` makes a key), or CALLSTREAM_HOST=127.0.0.1"
+        raise ExposedError(f"others can reach {settings.host}, and no API key is configured: {advice}")
+    if access.tls is None:
+        logger.warning("keys and results go over the network in clear text: set CALLSTREAM_TLS_CERT_FILE")
+
+
+def _listen(settings: Settings, access: Access) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # asyncio sets TCP_NODELAY only where the protocol is named; with socket.create_server an answer took 44 ms
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
+        _check_exposed(listener.getsockname()[0], settings, access)
         listener.listen(BACKLOG)
+    except ExposedError:
+        listener.close()
+        raise
     except OSError as error:
         listener.close()
         where = f"{settings.host}:{settings.port}"
@@ -66,14 +130,18 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, access: Access) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if access.tls is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def _server(app: ASGIApp, settings: Settings) -> _Server:
+def _server(app: ASGIApp, settings: Settings, tls: ssl.SSLContext | None) -> _Server:
+    limits = Limits(settings.head_timeout_s, settings.body_timeout_s, READ_TIMEOUT_S, MAX_CONNECTIONS)
     config = uvicorn.Config(
         app,
+        http=protocol_class(limits),
+        ws="none",
         lifespan="off",
         access_log=False,
         log_config=None,
@@ -82,35 +150,43 @@ def _server(app: ASGIApp, settings: Settings) -> _Server:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.grace_period_s) or 1,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
-        limit_concurrency=MAX_CONNECTIONS,
     )
+    config.load()
+    config.ssl = tls
     return _Server(config)
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[Listening]:
+async def serving(settings: Settings, access: Access | None = None) -> AsyncIterator[Listening]:
     """The service while it listens.
 
-    Raises OSError, sqlite3.Error or ViewLockedError when it cannot start.
+    Raises OSError, sqlite3.Error, ViewLockedError, KeysError, TlsError or ExposedError when it cannot start.
     """
-    with _listen(settings) as listener:
-        async with running(settings) as service:
-            server = _server(create_app(service), settings)
+    access = access or Access(settings)
+    with _listen(settings, access) as listener:
+        async with running(settings, access.keyring) as service:
+            server = _server(create_app(service), settings, access.tls)
             work = asyncio.create_task(server.serve(sockets=[listener]))
             try:
                 await server.listening.wait()
-                yield Listening(_url(listener), work if service.work is None else service.work)
+                yield Listening(_url(listener, access), work if service.work is None else service.work)
             finally:
+                service.hub.close()  # an open wait or stream would hold up the end
                 server.should_exit = True
                 await work
 
 
-async def serve(settings: Settings, ready_event: asyncio.Event | None = None, stop_event: asyncio.Event | None = None) -> None:
+async def serve(
+    settings: Settings,
+    ready_event: asyncio.Event | None = None,
+    stop_event: asyncio.Event | None = None,
+    access: Access | None = None,
+) -> None:
     """Serves until `stop_event` is set or the task is cancelled; says where on stderr, then sets `ready_event`.
 
     Raises what `serving` raises, and an ExceptionGroup when the background work met a fault of ours.
     """
-    async with serving(settings) as listening:
+    async with serving(settings, access) as listening:
         sys.stderr.write(f"listening on {listening.url}\n")
         sys.stderr.flush()
         if ready_event is not None:
@@ -129,7 +205,10 @@ async def _serve_until_signal(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(settings, stop_event=stop)
+    access = Access(settings)
+    if settings.api_keys_file or settings.tls_cert_file:
+        loop.add_signal_handler(signal.SIGHUP, access.reload)
+    await serve(settings, stop_event=stop, access=access)
 
 
 def run(settings: Settings) -> int:
@@ -137,7 +216,7 @@ def run(settings: Settings) -> int:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the follower says the same once, not ten times a second
     try:
         asyncio.run(_serve_until_signal(settings))
-    except (OSError, sqlite3.Error, ViewLockedError) as error:
+    except (OSError, sqlite3.Error, ViewLockedError, KeysError, TlsError, ExposedError) as error:
         sys.stderr.write(f"callstream query: {error}\n")
         return 1
     except ExceptionGroup:

@@ -11,6 +11,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from pipeline.cancellation import is_asked_for
+from pipeline.connection import aiokafka_options
+from pipeline.refusal import start_client
 from pipeline.settings import Settings
 from schemas.media import Header
 from schemas.requests import StartTask
@@ -22,6 +24,7 @@ TOPIC = "requests"
 # later (but for one that a hanging broker had already been sent: nobody can know); see request_timeout_ms in https://aiokafka.readthedocs.io/en/stable/api.html#aiokafka.AIOKafkaProducer.
 RECORD_TIMEOUT_S = 4.0  # twice, to connect and to be acknowledged, is within the answer's time
 ANSWER_TIMEOUT_S = 10.0
+INLINE_BYTES = 900_000  # lists that go in the record itself
 RECORD_OVERHEAD_BYTES = 4096  # key, headers and the technology's name around the lists
 
 _encoder = msgspec.json.Encoder()
@@ -59,13 +62,13 @@ class Starter:
 
     async def _connect(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._settings.broker,
+            **aiokafka_options(self._settings),
             acks="all",
             request_timeout_ms=int(RECORD_TIMEOUT_S * 1000),
-            max_request_size=self._settings.max_body_bytes + RECORD_OVERHEAD_BYTES,
+            max_request_size=INLINE_BYTES + RECORD_OVERHEAD_BYTES,
         )
         try:
-            await producer.start()
+            await start_client(producer, self._settings)
             await _check_topic(producer, self._topic)
         except BaseException:
             await producer.stop()

@@ -1,27 +1,59 @@
 """What the HTTP routes do with tasks: read one from the view, start one through Kafka."""
 
 import asyncio
+import contextlib
+import itertools
 import logging
 import sqlite3
 import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import NamedTuple
 
 import msgspec
 
-from pipeline.query.blobs import BlobError, Resolve
+from pipeline.blobs import BlobError
 from pipeline.query.edge import RequestIds
 from pipeline.query.errors import body_too_large, internal, task_not_found
+from pipeline.query.forms import MediaForm
+from pipeline.query.keeper import Keeper
+from pipeline.query.media_requests import media_request, read_config, read_parameters
 from pipeline.query.metrics import QueryMetrics
-from pipeline.query.records import answer_with_result
-from pipeline.query.starter import Starter, StartTooLargeError, StartUnavailableError
-from pipeline.query.validation import read_start, read_task_id
-from pipeline.query.view import View
+from pipeline.query.open_tasks import OpenTasks
+from pipeline.query.owners import is_visible
+from pipeline.query.records import around_result
+from pipeline.query.spool import read_body
+from pipeline.query.starter import INLINE_BYTES, Starter, StartTooLargeError, StartUnavailableError
+from pipeline.query.validation import check_start, read_task_id
+from pipeline.query.view import TaskRow, View
 from pipeline.settings import Settings
 from schemas.http import TaskAccepted
-from schemas.tasks import TaskInfo, TaskState, Technology
+from schemas.requests import StartTask
+from schemas.tasks import TaskInfo, TaskState, Technology, call_task_id
 
 logger = logging.getLogger(__name__)
 
 BASE_PATH = "/api/technology"
+CHECKS_AT_ONCE = 1  # large bodies that are looked at, for the sake of memory
+
+Pieces = AsyncIterator[bytes]
+Scope = Mapping[str, object]  # of ASGI
+
+
+class LargeAnswer(NamedTuple):
+    """The body of an answer that is not held in memory."""
+
+    pieces: Iterator[bytes]
+    size_bytes: int
+
+
+Answer = bytes | LargeAnswer
+
+
+class _Lists(msgspec.Struct, frozen=True):
+    voiceprints: list[str] | None = None
+    voiceprints_a: list[str] | None = None
+    voiceprints_b: list[str] | None = None
+
 
 _encoder = msgspec.json.Encoder()
 
@@ -34,42 +66,94 @@ def task_path(technology: Technology, task_id: str) -> str:
 class Tasks:
     """Reads and starts tasks. Every refusal is a RequestRefusedError."""
 
-    def __init__(self, settings: Settings, view: View, starter: Starter, resolve: Resolve, metrics: QueryMetrics) -> None:
-        self._settings, self._view, self._starter, self._resolve, self._metrics = settings, view, starter, resolve, metrics
+    def __init__(
+        self,
+        settings: Settings,
+        view: View,
+        starter: Starter,
+        keeper: Keeper,
+        metrics: QueryMetrics,
+        open_tasks: OpenTasks,
+    ) -> None:
+        self._settings, self._view, self._starter, self._metrics = settings, view, starter, metrics
+        self.keeper = keeper
+        self._open_tasks = open_tasks
+        self._checking = asyncio.Semaphore(CHECKS_AT_ONCE)
 
-    async def read(self, technology: Technology, task_id_text: str) -> bytes:
-        """The JSON body of a task's answer. Raises 422 (no UUID), 404, or 500 (its result cannot be read)."""
+    async def read(self, technology: Technology, task_id_text: str, scope: Scope) -> Answer:
+        """A task's answer. Raises 422 (no UUID), 404, or 500 (its result cannot be read)."""
         task_id = read_task_id(task_id_text)
         row = self._view.get(task_id)
-        if row is None or row.technology is not technology:
+        if row is None or row.technology is not technology or not is_visible(row.owner, scope):
             raise task_not_found(task_id)
+        return await self._answer(row)
+
+    async def _answer(self, row: TaskRow) -> Answer:
         if row.result_ref is None:
             return row.body or b""
+        before, after = around_result(row.task_id, row.state)
         try:
-            result = await asyncio.to_thread(self._resolve, row.result_ref)
-        except BlobError:
-            logger.exception("task %s is done, but its result cannot be read", task_id)
+            size_bytes = await asyncio.to_thread(self.keeper.store.size_bytes, row.result_ref)
+        except (BlobError, OSError):
+            logger.exception("task %s is done, but its result cannot be read", row.task_id)
             raise internal() from None
-        return answer_with_result(task_id, row.state, result)
+        pieces = itertools.chain([before], self.keeper.store.chunks(row.result_ref), [after])
+        return LargeAnswer(pieces, len(before) + size_bytes + len(after))
 
-    async def start(self, technology: Technology, body: bytes, ids: RequestIds) -> tuple[str, bytes]:
-        """Starts a task; its path and the JSON body of the answer. Raises 400, 413, 422, or 500 (nothing was started)."""
-        request = read_start(technology, body)
-        task_id = uuid.uuid4()
+    async def start_lists(
+        self, technology: Technology, pieces: Pieces, ids: RequestIds, owner: str | None = None
+    ) -> tuple[str, bytes]:
+        """Start from lists of voiceprints; the task's path and the body of the answer.
+
+        Raises 400, 403, 413, 422, 507, or 500 (nothing was started).
+        """
+        limit = self._settings.max_body_bytes
+        body = await read_body(pieces, self.keeper, limit, body_too_large(limit))
+        with contextlib.closing(body):
+            async with self._checking:
+                await asyncio.to_thread(check_start, technology, body.content())
+            task_id = str(uuid.uuid4())
+            with self._place(technology, owner):
+                if body.content_bytes <= INLINE_BYTES:
+                    given = msgspec.json.decode(body.content(), type=_Lists)
+                    request = StartTask(technology, given.voiceprints, given.voiceprints_a, given.voiceprints_b, owner=owner)
+                else:
+                    request = StartTask(technology, lists=await body.keep(task_id), owner=owner)
+                return await self._start(technology, task_id, request, ids)
+
+    async def start_media(
+        self, technology: Technology, form: MediaForm, values: Mapping[str, str], ids: RequestIds, owner: str | None = None
+    ) -> tuple[str, bytes]:
+        """Start from a media file that was read whole. Raises as `start_lists`."""
+        parameters = read_parameters(technology, values)
+        options = read_config(technology, form.config)
+        options = msgspec.structs.replace(options, owner=owner, correlation_id=ids.correlation_id)
+        call_id = f"upload-{uuid.uuid4()}"
+        task_id = call_task_id(call_id, technology)
+        assert form.file is not None
+        with self._place(technology, owner):
+            media = media_request(call_id, await form.file.keep(task_id), parameters, options)
+            return await self._start(technology, task_id, StartTask(technology, media=media, owner=owner), ids)
+
+    def _place(self, technology: Technology, owner: str | None) -> contextlib.AbstractContextManager[None]:
+        # the reference platform's page of voice activity detection knows no 403
+        return contextlib.nullcontext() if technology is Technology.VOICE_ACTIVITY_DETECTION else self._open_tasks.place(owner)
+
+    async def _start(self, technology: Technology, task_id: str, request: StartTask, ids: RequestIds) -> tuple[str, bytes]:
         try:
-            await self._starter.start(task_id, request, ids.correlation_id, ids.request_id)
+            await self._starter.start(uuid.UUID(task_id), request, ids.correlation_id, ids.request_id)
         except StartTooLargeError:
             raise body_too_large(self._settings.max_body_bytes) from None
         except StartUnavailableError as error:
             logger.error("request %s started no task: %s", ids.request_id, error)  # noqa: TRY400  # one line says it
             raise internal() from None
-        await self._remember(task_id, technology)
+        await self._remember(uuid.UUID(task_id), technology, request.owner)
         self._metrics.started.labels(technology.value).inc()
-        accepted = TaskAccepted(TaskInfo(str(task_id), TaskState.PENDING))
-        return task_path(technology, str(task_id)), _encoder.encode(accepted)
+        accepted = TaskAccepted(TaskInfo(task_id, TaskState.PENDING))
+        return task_path(technology, task_id), _encoder.encode(accepted)
 
-    async def _remember(self, task_id: uuid.UUID, technology: Technology) -> None:
+    async def _remember(self, task_id: uuid.UUID, technology: Technology, owner: str | None) -> None:
         try:
-            await asyncio.to_thread(self._view.add_pending, task_id, technology)
+            await asyncio.to_thread(self._view.add_pending, task_id, technology, owner)
         except sqlite3.Error:  # the task is started whatever happens here; its first record makes it known
             logger.exception("task %s is started, but cannot be read until its first record comes", task_id)

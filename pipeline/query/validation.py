@@ -1,6 +1,11 @@
-"""Reads the JSON bodies that start tasks, and says everything that is wrong with them."""
+"""Reads the JSON bodies that start tasks, and says everything that is wrong with them.
+
+A body may hold 70 MB of voiceprints: its parts are looked at where they lie (msgspec.Raw), one at a time.
+"""
 
 import binascii
+import codecs
+import re
 from collections.abc import Iterator, Mapping
 
 import msgspec
@@ -8,7 +13,7 @@ import msgspec
 from pipeline.query.errors import MAX_DETAILS, request_invalid, validation_failed
 from pipeline.query.records import canonical_task_id
 from schemas.errors import ContextValue, DetailType, ErrorDetail
-from schemas.requests import MAX_MATRIX, MAX_VOICEPRINTS, StartTask
+from schemas.requests import MAX_MATRIX, MAX_VOICEPRINTS
 from schemas.tasks import Technology
 
 # what each technology is started from
@@ -16,6 +21,22 @@ FIELDS: dict[Technology, tuple[str, ...]] = {
     Technology.GENDER_IDENTIFICATION: ("voiceprints",),
     Technology.VOICEPRINT_COMPARISON: ("voiceprints_a", "voiceprints_b"),
 }
+
+Fields = Mapping[str, list[msgspec.Raw] | None]  # None for what is no list
+
+_UTF8_STEP_BYTES = 1_048_576
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+_TEXT = msgspec.json.Decoder(str)
+_ANYTHING = msgspec.json.Decoder(msgspec.Raw)
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,15})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,3})?", re.ASCII)
+_QUOTE = ord('"')
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def read_number(text: str) -> float | None:
+    """A parameter's number as JSON writes them (RFC 8259, 6); None for what is none."""
+    return float(text) if _NUMBER.fullmatch(text) else None
 
 
 def read_task_id(text: str) -> str:
@@ -27,17 +48,26 @@ def read_task_id(text: str) -> str:
         raise validation_failed([detail]) from None
 
 
-def _json_object(body: bytes) -> Mapping[str, object]:
+def _check_utf8(body: memoryview) -> None:
+    """JSON is UTF-8 (RFC 8259, 8.1); msgspec looks only into the strings that it decodes."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(body), _UTF8_STEP_BYTES):
+        decoder.decode(body[start : start + _UTF8_STEP_BYTES])
+    decoder.decode(b"", final=True)
+
+
+def _json_object(body: memoryview) -> Mapping[str, msgspec.Raw]:
     try:
-        parsed = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        _check_utf8(body)
+        _ANYTHING.decode(body)
+        return _OBJECT.decode(body)
+    except msgspec.ValidationError:
+        raise validation_failed([ErrorDetail(["body"], "A JSON object is needed.", DetailType.VALUE_TYPE)]) from None
+    except _MALFORMED:
         raise request_invalid() from None
-    if not isinstance(parsed, dict):
-        raise validation_failed([ErrorDetail(["body"], "A JSON object is needed.", DetailType.VALUE_TYPE)])
-    return parsed
 
 
-def is_base64(text: str) -> bool:
+def is_base64(text: str | bytes | memoryview) -> bool:
     """Whether this is Base64 with the standard alphabet and padding, and nothing else (RFC 4648, sections 3 and 4)."""
     try:
         binascii.a2b_base64(text, strict_mode=True)
@@ -46,20 +76,21 @@ def is_base64(text: str) -> bool:
     return True
 
 
-def _element_faults(name: str, elements: list[object]) -> Iterator[ErrorDetail]:
+def _element_faults(name: str, elements: list[msgspec.Raw]) -> Iterator[ErrorDetail]:
     for index, element in enumerate(elements):
-        if not isinstance(element, str):
+        raw = memoryview(element)
+        if raw[0] != _QUOTE:
             yield ErrorDetail(["body", name, index], "A voiceprint is a string.", DetailType.VALUE_TYPE)
-        elif not is_base64(element):
+        elif not is_base64(raw[1:-1]) and not is_base64(_TEXT.decode(element)):  # as it lies, or behind escapes
             yield ErrorDetail(["body", name, index], "A voiceprint is Base64.", DetailType.BASE64_INVALID)
 
 
-def _list_faults(name: str, fields: Mapping[str, object]) -> Iterator[ErrorDetail]:
+def _list_faults(name: str, fields: Fields) -> Iterator[ErrorDetail]:
     if name not in fields:
         yield ErrorDetail(["body", name], "This field is needed.", DetailType.VALUE_MISSING)
         return
     value = fields[name]
-    if not isinstance(value, list):
+    if value is None:
         yield ErrorDetail(["body", name], "A list is needed.", DetailType.VALUE_TYPE)
         return
     if not value:
@@ -70,24 +101,32 @@ def _list_faults(name: str, fields: Mapping[str, object]) -> Iterator[ErrorDetai
     yield from _element_faults(name, value)
 
 
-def _matrix_faults(technology: Technology, fields: Mapping[str, object]) -> Iterator[ErrorDetail]:
+def _matrix_faults(technology: Technology, fields: Fields) -> Iterator[ErrorDetail]:
     if technology is not Technology.VOICEPRINT_COMPARISON:
         return
     columns, rows = (fields.get(name) for name in FIELDS[technology])
-    if isinstance(columns, list) and isinstance(rows, list) and len(columns) * len(rows) > MAX_MATRIX:
+    if columns is not None and rows is not None and len(columns) * len(rows) > MAX_MATRIX:
         context: dict[str, ContextValue] = {"comparisons": len(columns) * len(rows), "max_comparisons": MAX_MATRIX}
         yield ErrorDetail(["body"], "Too many comparisons.", DetailType.MATRIX_TOO_LARGE, context)
 
 
-def _faults(technology: Technology, fields: Mapping[str, object]) -> Iterator[ErrorDetail]:
+def _faults(technology: Technology, fields: Fields) -> Iterator[ErrorDetail]:
     yield from _matrix_faults(technology, fields)
     for name in FIELDS[technology]:
         yield from _list_faults(name, fields)
 
 
-def read_start(technology: Technology, body: bytes) -> StartTask:
-    """The request in a POST's body. Raises RequestRefusedError: 400 when it is no JSON, 422 with what is wrong in it."""
-    fields = _json_object(body)
+def _elements(value: msgspec.Raw) -> list[msgspec.Raw] | None:
+    try:
+        return _LIST.decode(value)
+    except msgspec.ValidationError:
+        return None
+
+
+def check_start(technology: Technology, body: memoryview) -> None:
+    """Look at a POST's body. Raises RequestRefusedError: 400 when it is no JSON, 422 with what is wrong in it."""
+    found = _json_object(body)
+    fields = {name: _elements(found[name]) for name in FIELDS[technology] if name in found}
     details = []
     for fault in _faults(technology, fields):
         details.append(fault)
@@ -95,4 +134,3 @@ def read_start(technology: Technology, body: bytes) -> StartTask:
             break
     if details:
         raise validation_failed(details)
-    return msgspec.convert({"technology": technology} | {name: fields[name] for name in FIELDS[technology]}, StartTask)

@@ -23,10 +23,11 @@ logger = logging.getLogger(__name__)
 
 FILE_NAME = "view.sqlite3"
 LOCK_NAME = "view.lock"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 10.0
 PENDING_REVISION = -1  # our own row after POST: any record of the agents is newer
 SWEEP_BATCH_ROWS = 1000
+MAX_CALL_TASKS = 100
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (
@@ -36,9 +37,14 @@ CREATE TABLE IF NOT EXISTS tasks (
     state TEXT NOT NULL,
     body BLOB,
     result_ref TEXT,
-    updated_at_ms INTEGER NOT NULL
+    updated_at_ms INTEGER NOT NULL,
+    call_id TEXT,
+    owner TEXT,
+    is_started INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS tasks_updated ON tasks (updated_at_ms);
+CREATE INDEX IF NOT EXISTS tasks_open ON tasks (owner, updated_at_ms) WHERE is_started = 1 AND state IN ('pending', 'running');
+CREATE INDEX IF NOT EXISTS tasks_call ON tasks (call_id) WHERE call_id IS NOT NULL;
 CREATE TABLE IF NOT EXISTS offsets (
     topic TEXT NOT NULL,
     partition INTEGER NOT NULL,
@@ -50,19 +56,30 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 
 # A call id that comes back after the task's lifetime begins a new task under the same id, from revision 0.
 UPSERT = """
-INSERT INTO tasks (task_id, technology, revision, state, body, result_ref, updated_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO tasks (task_id, technology, revision, state, body, result_ref, updated_at_ms, call_id, owner)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (task_id) DO UPDATE SET technology = excluded.technology, revision = excluded.revision, state = excluded.state,
-    body = excluded.body, result_ref = excluded.result_ref, updated_at_ms = excluded.updated_at_ms
+    body = excluded.body, result_ref = excluded.result_ref, updated_at_ms = excluded.updated_at_ms,
+    call_id = excluded.call_id, owner = coalesce(excluded.owner, tasks.owner)
 WHERE (excluded.revision > tasks.revision AND tasks.state NOT IN ('done', 'failed', 'rejected'))
     OR tasks.updated_at_ms <= excluded.updated_at_ms - ?
 """
 ADD_PENDING = """
-INSERT INTO tasks (task_id, technology, revision, state, body, result_ref, updated_at_ms) VALUES (?, ?, ?, ?, ?, NULL, ?)
-ON CONFLICT (task_id) DO NOTHING
+INSERT INTO tasks (task_id, technology, revision, state, body, updated_at_ms, owner, is_started)
+VALUES (?, ?, ?, ?, ?, ?, ?, 1)
+ON CONFLICT (task_id) DO UPDATE SET is_started = 1, owner = coalesce(tasks.owner, excluded.owner)
 """
-SELECT = (
-    "SELECT technology, revision, state, body, result_ref, updated_at_ms FROM tasks WHERE task_id = ? AND updated_at_ms > ?"
-)
+STARTED_OPEN = """
+SELECT owner, count(*) FROM tasks
+WHERE is_started = 1 AND state IN ('pending', 'running') AND updated_at_ms > ? GROUP BY owner
+"""
+SELECT = """
+SELECT technology, revision, state, body, result_ref, updated_at_ms, call_id, owner
+FROM tasks WHERE task_id = ? AND updated_at_ms > ?
+"""
+SELECT_CALL = """
+SELECT task_id FROM tasks WHERE call_id = ? AND revision >= 0 AND updated_at_ms > ? ORDER BY technology, task_id LIMIT ?
+"""
 SET_OFFSET = """
 INSERT INTO offsets (topic, partition, next_offset) VALUES (?, ?, ?)
 ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset
@@ -91,6 +108,8 @@ class TaskRow(msgspec.Struct, frozen=True):
     body: bytes | None
     result_ref: str | None
     updated_at_ms: int
+    call_id: str | None = None
+    owner: str | None = None
 
 
 class Removal(msgspec.Struct, frozen=True):
@@ -150,7 +169,8 @@ def _lock(folder: Path) -> IO[bytes]:
 class View:
     """The newest revision of every task.
 
-    `get` and `rebuild` belong to one thread, the event loop's; all that writes may be called from any thread.
+    `get`, `tasks_of_call`, `started_open` and `rebuild` belong to one thread, the event loop's; all that writes may be called
+    from any thread.
     """
 
     def __init__(self, folder: Path, ttl_s: float) -> None:
@@ -237,8 +257,17 @@ class View:
             raise
         if found is None:
             return None
-        technology, revision, state, body, result_ref, updated_at_ms = found
-        return TaskRow(task_id, Technology(technology), revision, TaskState(state), body, result_ref, updated_at_ms)
+        technology, revision, state, *rest = found
+        return TaskRow(task_id, Technology(technology), revision, TaskState(state), *rest)
+
+    def tasks_of_call(self, call_id: str) -> list[str]:
+        """The ids of a call's tasks that the agents have written of, at most 100."""
+        try:
+            found = self._reader.execute(SELECT_CALL, (call_id, now_ms() - self._ttl_ms, MAX_CALL_TASKS)).fetchall()
+        except sqlite3.Error as error:
+            self._note_damage(error)
+            raise
+        return [task_id for (task_id,) in found]
 
     def apply(self, changes: Sequence[Change], next_offsets: Mapping[Place, int]) -> None:
         """Writes the changes and the offsets behind them in one transaction."""
@@ -250,11 +279,16 @@ class View:
                     writer.execute("DELETE FROM tasks WHERE task_id = ?", (change.task_id,))
             writer.executemany(SET_OFFSET, [(topic, partition, at) for (topic, partition), at in next_offsets.items()])
 
-    def add_pending(self, task_id: uuid.UUID, technology: Technology) -> None:
+    def add_pending(self, task_id: uuid.UUID, technology: Technology, owner: str | None = None) -> None:
         """The row of a task just started here, unless its first record has already arrived."""
         body = _encoder.encode({"task": TaskInfo(str(task_id), TaskState.PENDING)})
         with self._transaction() as writer:
-            writer.execute(ADD_PENDING, (str(task_id), technology, PENDING_REVISION, TaskState.PENDING, body, now_ms()))
+            row = (str(task_id), technology, PENDING_REVISION, TaskState.PENDING, body, now_ms(), owner)
+            writer.execute(ADD_PENDING, row)
+
+    def started_open(self, since_ms: int) -> dict[str | None, int]:
+        """Owner -> how many tasks started here are not final and have moved since then. In the thread of `get`."""
+        return dict(self._reader.execute(STARTED_OPEN, (since_ms,)).fetchall())
 
     def bind(self, source: str) -> None:
         """Says whose records these are (cluster and topic). Rows and offsets of another source are dropped."""
@@ -268,6 +302,13 @@ class View:
             writer.execute("DELETE FROM tasks WHERE revision >= 0 OR updated_at_ms < ?", (self._opened_at_ms,))
             writer.execute("DELETE FROM offsets")
             writer.execute(SET_META, ("source", source))
+
+    def instance_id(self) -> str:
+        """An id of this view's own, made when its file was."""
+        with self._transaction() as writer:
+            writer.execute("INSERT INTO meta (key, value) VALUES ('instance', ?) ON CONFLICT DO NOTHING", (uuid.uuid4().hex,))
+            found: str = writer.execute("SELECT value FROM meta WHERE key = 'instance'").fetchone()[0]
+        return found
 
     def next_offsets(self, topic: str) -> dict[int, int]:
         """Partition -> offset of the first record that has not been read yet."""

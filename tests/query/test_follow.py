@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[att
 from pipeline.broker import EmbeddedBroker
 from pipeline.cancellation import stop_consumer
 from pipeline.query.app import Service, running
+from pipeline.query.starter import INLINE_BYTES
 from pipeline.query.view import View
 from pipeline.settings import Settings
 from pipeline.topics import create_topics
@@ -115,7 +116,7 @@ async def test_comparison_is_published_with_both_lists(settings: Settings) -> No
 
 
 async def test_a_body_of_the_largest_size_fits_in_a_record(settings: Settings) -> None:
-    voiceprint = "QUJD" * ((settings.max_body_bytes - 100) // 4)
+    voiceprint = "QUJD" * ((INLINE_BYTES - 100) // 4)
     async with serving(settings) as (_, client):
         answer = await client.post(f"{API}/{GENDER}", json={"voiceprints": [voiceprint]})
         assert answer.status_code == 202

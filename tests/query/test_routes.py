@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 
-from pipeline.blobs import FOLDER_NAME
+from pipeline.blobs import FOLDER_NAME, open_blobs, result_name
 from pipeline.query.app import Service
 from pipeline.query.edge import MAX_ID_CHARS
 from pipeline.query.records import read_change
@@ -74,7 +74,7 @@ CASES = [
     *[Case(method, f"{GENDER}/{KNOWN}", b"", 405, "method.invalid") for method in ("POST", "PUT", "PATCH", "DELETE")],
     *[Case(method, GENDER, None, 405, "method.invalid") for method in ("GET", "PUT", "PATCH", "DELETE")],
     *[Case("DELETE", path, None, 405, "method.invalid") for path in ("/health", "/ready", "/metrics", "/schema")],
-    *[Case("POST", f"{API}/{word}", b"", 405, "method.invalid") for word in list(Technology)[:3]],
+    *[refused(f"{API}/{word}", b"", (["body", "file"], "value.missing")) for word in list(Technology)[:3]],
     *[Case("POST", path, body, 400, "request.invalid") for path in (GENDER, COMPARISON) for body in INVALID_JSON],
     *[refused(GENDER, body, (["body"], "value.type-invalid")) for body in (b"null", b"1", b'"text"', b"[]")],
     refused(GENDER, b"{}", (LISTS, "value.missing")),
@@ -129,7 +129,7 @@ async def test_a_refused_request(client: httpx.AsyncClient, service: Service, ca
         ("DELETE", f"{GENDER}/{KNOWN}", {"GET", "OPTIONS"}),
         ("GET", COMPARISON, {"POST", "OPTIONS"}),
         ("POST", "/health", {"GET", "OPTIONS"}),
-        ("POST", f"{API}/voice-activity-detection", {"OPTIONS"}),
+        ("GET", f"{API}/voice-activity-detection", {"POST", "OPTIONS"}),
     ],
 )
 async def test_405_says_what_is_allowed(client: httpx.AsyncClient, method: str, path: str, allowed: set[str]) -> None:
@@ -202,22 +202,26 @@ async def test_an_expired_task_is_not_found(settings: Settings) -> None:
 
 
 async def test_a_result_kept_outside_the_record(client: httpx.AsyncClient, service: Service, settings: Settings) -> None:
-    blob = Path(settings.data_dir) / FOLDER_NAME / "ab" / "matrix.json"
-    blob.parent.mkdir(parents=True)
-    blob.write_bytes(b'{"scores":{"columns_count":1,"rows_count":1,"values":[3]}}')
+    content = b'{"scores":{"columns_count":1,"rows_count":1,"values":[3]}}'
+    name = result_name(KNOWN, content)
+    open_blobs(settings).put(name, content)
     word = Technology.VOICEPRINT_COMPARISON
-    store(service, word, {"task": {"task_id": KNOWN, "state": "done"}}, result_ref="ab/matrix.json")
+    store(service, word, {"task": {"task_id": KNOWN, "state": "done"}}, result_ref=name)
     answer = await client.get(f"{COMPARISON}/{KNOWN}")
+    assert int(answer.headers["content-length"]) == len(answer.content)
     assert answer.json() == {
         "task": {"task_id": KNOWN, "state": "done"},
         "result": {"scores": {"columns_count": 1, "rows_count": 1, "values": [3]}},
     }
 
 
-@pytest.mark.parametrize("reference", ["missing", "../secret", "..", "", "/etc/hostname", "a/../../secret", "link", "nul\0"])
+@pytest.mark.parametrize(
+    "reference",
+    ["results/no", "missing", "../secret", "..", "", "/etc/hostname", "results/../../secret", "results/link", "results/nul\0"],
+)
 async def test_a_reference_that_leads_nowhere_or_out(service: Service, settings: Settings, reference: str) -> None:
-    root = Path(settings.data_dir) / FOLDER_NAME
-    root.mkdir()
+    root = Path(settings.data_dir) / FOLDER_NAME / "results"
+    root.mkdir(parents=True)
     (Path(settings.data_dir) / "secret").write_text('"secret"')
     (root / "link").symlink_to(Path(settings.data_dir) / "secret")
     store(service, Technology.VOICEPRINT_COMPARISON, {"task": {"task_id": KNOWN, "state": "done"}}, result_ref=reference)
@@ -319,9 +323,10 @@ async def test_openapi_describes_every_route(client: httpx.AsyncClient) -> None:
     document = answer.json()
     assert document["info"]["title"] == "callstream"
     reads = {f"{API}/{word.value}/{{task_id}}" for word in Technology}
-    assert set(document["paths"]) == reads | {GENDER, COMPARISON, "/health", "/ready", "/metrics"}
+    starts = {f"{API}/{word.value}" for word in Technology}
+    assert set(document["paths"]) == reads | starts | {"/health", "/ready", "/metrics"}
     for path in reads:
-        assert set(document["paths"][path]["get"]["responses"]) == {"200", "400", "404", "422", "429", "500"}
+        assert set(document["paths"][path]["get"]["responses"]) == {"200", "400", "404", "422", "429", "500", "503"}
     body = document["paths"][COMPARISON]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["required"] == ["voiceprints_a", "voiceprints_b"]
     assert "http://" not in answer.text

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from pipeline.query.server import _listen, run, serve, serving
+from pipeline.query.server import Access, _listen, run, serve, serving
 from pipeline.settings import Settings
 from tests.query.conftest import replaced
 
@@ -33,7 +33,7 @@ async def test_a_free_port_is_taken_and_given_back(settings: Settings) -> None:
 
 
 def test_small_answers_are_not_held_back(settings: Settings) -> None:
-    with _listen(settings) as listener, socket.create_connection(listener.getsockname()):
+    with _listen(settings, Access(settings)) as listener, socket.create_connection(listener.getsockname()):
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.proto == socket.IPPROTO_TCP  # what asyncio looks at before it sets TCP_NODELAY

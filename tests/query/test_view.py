@@ -2,6 +2,7 @@ import sqlite3
 import uuid
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -105,6 +106,16 @@ def test_a_call_id_used_again_after_its_lifetime_is_a_new_task(view: View) -> No
     again = row(IDS[0], 0, TaskState.PENDING)
     view.apply([again], {})
     assert view.get(IDS[0]) == again
+
+
+def test_the_tasks_of_a_call_are_those_that_agents_wrote_of_and_that_have_not_expired(view: View) -> None:
+    made = [msgspec.structs.replace(row(task_id, 0, TaskState.RUNNING), call_id="call") for task_id in IDS]
+    old = msgspec.structs.replace(made[0], task_id=str(uuid.UUID(int=4)), updated_at_ms=NOW_MS - int(DAY_S * 1000) - 1)
+    other = msgspec.structs.replace(made[0], task_id=str(uuid.UUID(int=5)), call_id="Call")
+    view.apply([*reversed(made), old, other, row(str(uuid.UUID(int=6)), 0, TaskState.RUNNING)], {})
+    view.add_pending(uuid.UUID(int=7), VAD)
+    assert view.tasks_of_call("call") == list(IDS)
+    assert view.tasks_of_call("nobody") == []
 
 
 def test_rows_and_offsets_are_written_together_or_not_at_all(view: View) -> None:

@@ -1,0 +1,215 @@
+"""Who waits for what arrives on `results`: long polls by task id, event streams by call id.
+
+All of this belongs to the event loop's thread. The follower tells the hub what it has just committed to the view, so whoever
+first joins the hub and then looks at the view misses nothing.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from pipeline.query.view import Change, Removal, TaskRow
+from schemas.http import TaskAnswer
+from schemas.results import Transition
+from schemas.tasks import TaskInfo, TaskState
+
+MAX_LISTENERS = 800  # leaves room below the server's limit of connections for requests that end at once
+MAX_EVENTS = 1000
+MAX_EVENT_BYTES = 8_000_000
+
+Sees = Callable[[str | None], bool]  # whether a row of this owner may be shown
+Listener = TypeVar("Listener")
+
+_encoder = msgspec.json.Encoder()
+_answers = msgspec.json.Decoder(TaskAnswer)
+
+
+class TooManyListenersError(Exception):
+    """No more waits and streams are taken for now."""
+
+
+class Arrival(NamedTuple):
+    """A record of the topic: what it did to the view, and its value as it is there (None for a tombstone)."""
+
+    change: Change
+    value: bytes | None
+
+
+def event_of(row: TaskRow, value: bytes) -> bytes:
+    """One server-sent event (https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation)."""
+    line = value.replace(b"\r", b" ").replace(b"\n", b" ")  # in JSON these are white space, in a stream the end of the data
+    return f"id: {row.task_id}/{row.revision}\nevent: {row.state.value}\ndata: ".encode() + line + b"\n\n"
+
+
+def value_of(row: TaskRow) -> bytes:
+    """The value of the record that a row came from, as far as the view knows: it keeps no `partial`."""
+    transition = Transition(
+        row.technology,
+        row.revision,
+        TaskInfo(row.task_id, row.state),
+        call_id=msgspec.UNSET if row.call_id is None else row.call_id,
+        result_ref=msgspec.UNSET if row.result_ref is None else row.result_ref,
+        owner=msgspec.UNSET if row.owner is None else row.owner,
+    )
+    if row.body is not None:
+        answer = _answers.decode(row.body)
+        transition = msgspec.structs.replace(transition, result=answer.result, error=answer.error)
+    return _encoder.encode(transition)
+
+
+class Waiter:
+    """One that saw a task in a state, and is stirred when it may be in another one now."""
+
+    def __init__(self, state: TaskState) -> None:
+        self._state = state
+        self._stirred = asyncio.Event()
+
+    def tell(self, change: Change) -> None:
+        """A redelivered record may stir it for nothing: what counts is a look at the view."""
+        if isinstance(change, Removal) or change.state is not self._state:
+            self.stir()
+
+    def stir(self) -> None:
+        """Makes it look again."""
+        self._stirred.set()
+
+    async def stirred(self) -> None:
+        """Returns once stirred since the last time."""
+        await self._stirred.wait()
+        self._stirred.clear()
+
+
+class Stream:
+    """What a listener has yet to be sent about a call: each revision of a task once, in order.
+
+    It ends when its reader falls too far behind; the reader comes back and begins with the current states.
+    """
+
+    def __init__(self, sees: Sees, ttl_ms: int) -> None:
+        self._sees, self._ttl_ms = sees, ttl_ms
+        self._events: deque[bytes] = deque()
+        self._size_bytes = 0
+        self._taken: dict[str, tuple[int, int]] = {}  # task id -> the last revision, and when it was written (Unix ms)
+        self._stirred = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    def _is_news(self, row: TaskRow) -> bool:
+        if row.task_id not in self._taken:
+            return True
+        revision, written_at_ms = self._taken[row.task_id]
+        # as in the view, a call id that comes back after the task's lifetime begins a new task
+        return row.revision > revision or written_at_ms <= row.updated_at_ms - self._ttl_ms
+
+    def _take(self, row: TaskRow) -> bool:
+        if self._ended.is_set() or not self._sees(row.owner) or not self._is_news(row):
+            return False
+        self._taken[row.task_id] = (row.revision, row.updated_at_ms)
+        return True
+
+    def offer(self, row: TaskRow, event: bytes) -> None:
+        """A record has arrived."""
+        if not self._take(row):
+            return
+        self._events.append(event)
+        self._size_bytes += len(event)
+        self._stirred.set()
+        if len(self._events) > MAX_EVENTS or self._size_bytes > MAX_EVENT_BYTES:
+            self.end()
+
+    def current(self, row: TaskRow | None) -> bytes | None:
+        """The event of a task's current state; None when a record of it has arrived before, which tells the same or more."""
+        if row is None or row.task_id in self._taken or not self._take(row):
+            return None
+        return event_of(row, value_of(row))
+
+    def end(self) -> None:
+        """Nothing more is sent."""
+        self._events.clear()
+        self._ended.set()
+        self._stirred.set()
+
+    async def ended(self) -> None:
+        """Returns once the stream has ended."""
+        await self._ended.wait()
+
+    async def next(self) -> bytes | None:
+        """The next event; None at the end."""
+        while not self._events:
+            if self._ended.is_set():
+                return None
+            self._stirred.clear()
+            await self._stirred.wait()
+        event = self._events.popleft()
+        self._size_bytes -= len(event)
+        return event
+
+
+class Hub:
+    """Everybody who waits or listens now."""
+
+    def __init__(self, ttl_s: float, max_listeners: int = MAX_LISTENERS) -> None:
+        """`ttl_s` is a task's lifetime after its last change."""
+        self._ttl_ms = round(ttl_s * 1000)
+        self._max_listeners = max_listeners
+        self._waiters: dict[str, set[Waiter]] = {}  # by task id
+        self._streams: dict[str, set[Stream]] = {}  # by call id
+        self.listeners = 0
+        self.closed = False
+
+    @contextlib.contextmanager
+    def _joined(self, members: dict[str, set[Listener]], name: str, listener: Listener) -> Iterator[Listener]:
+        if self.listeners >= self._max_listeners:
+            raise TooManyListenersError(f"{self.listeners} wait or listen already")
+        self.listeners += 1
+        members.setdefault(name, set()).add(listener)
+        try:
+            yield listener
+        finally:
+            self.listeners -= 1
+            members[name].discard(listener)
+            if not members[name]:
+                del members[name]
+
+    @contextlib.contextmanager
+    def waiting(self, task_id: str, state: TaskState) -> Iterator[Waiter]:
+        """Joins one that saw the task in this state: look again at once, it may have changed before. TooManyListenersError."""
+        with self._joined(self._waiters, task_id, Waiter(state)) as waiter:
+            yield waiter
+
+    @contextlib.contextmanager
+    def streaming(self, call_id: str, sees: Sees) -> Iterator[Stream]:
+        """Joins a stream about the call, of what `sees` lets through. Raises TooManyListenersError."""
+        with self._joined(self._streams, call_id, Stream(sees, self._ttl_ms)) as stream:
+            if self.closed:
+                stream.end()
+            yield stream
+
+    def publish(self, arrivals: Sequence[Arrival]) -> None:
+        """Tells of records that the view has just taken in, in the topic's order."""
+        if not self.listeners:
+            return
+        for change, value in arrivals:
+            for waiter in self._waiters.get(change.task_id, ()):
+                waiter.tell(change)
+            if isinstance(change, TaskRow) and value is not None and change.call_id in self._streams:
+                event = event_of(change, value)
+                for stream in self._streams[change.call_id]:
+                    stream.offer(change, event)
+
+    def stir(self) -> None:
+        """The view has changed without records: everybody who waits looks again."""
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                waiter.stir()
+
+    def close(self) -> None:
+        """Lets everybody go, now and from now on."""
+        self.closed = True
+        self.stir()
+        for streams in self._streams.values():
+            for stream in streams:
+                stream.end()

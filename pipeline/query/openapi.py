@@ -1,0 +1,208 @@
+"""What the OpenAPI document says of operations that the handlers' signatures do not tell."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from litestar import Request
+from litestar.datastructures import ResponseHeader
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import (
+    Encoding,
+    OpenAPIMediaType,
+    OpenAPIType,
+    Operation,
+    Reference,
+    RequestBody,
+    Schema,
+)
+from litestar.openapi.spec import Parameter as SpecParameter
+
+from pipeline.query.edge import MAX_ID_CHARS
+from pipeline.query.errors import JSON_TYPE
+from pipeline.query.forms import CONFIG, FILE, FORM_TYPE
+from pipeline.query.media_requests import CAPPED, CHANNELS, CONFIGS, MAX_TIME_S
+from pipeline.query.push import MAX_WAIT_S
+from pipeline.query.validation import FIELDS
+from schemas.errors import RequestError
+from schemas.requests import MAX_VOICEPRINTS, ChannelMode
+from schemas.tasks import Technology
+
+REFUSALS = {
+    HTTPStatus.BAD_REQUEST: "Invalid request.",
+    HTTPStatus.FORBIDDEN: "Request is forbidden.",
+    HTTPStatus.NOT_FOUND: "Resource not found.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "Invalid method.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Request size limit exceeded.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Request validation error.",
+    HTTPStatus.TOO_MANY_REQUESTS: "Rate limit exceeded.",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "Service error.",
+    HTTPStatus.INSUFFICIENT_STORAGE: "Storage capacity exceeded.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Too many waits and event streams.",
+}
+LOCATION_HEADERS = [
+    ResponseHeader(name=name, description="Where to poll for the task's state and result", documentation_only=True)
+    for name in ("Location", "X-Location")
+]
+READ_REFUSALS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+START_REFUSALS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.INSUFFICIENT_STORAGE,
+)
+
+
+def refusal_specs(statuses: Sequence[HTTPStatus]) -> dict[int, ResponseSpec]:
+    """The answers of 400 and above that an operation may give."""
+    specs = {}
+    for status in (*statuses, HTTPStatus.INTERNAL_SERVER_ERROR):
+        specs[status.value] = ResponseSpec(RequestError, description=REFUSALS[status], generate_examples=False)
+    return specs
+
+
+def _id_header(name: str, description: str) -> SpecParameter:
+    schema = Schema(type=OpenAPIType.STRING)
+    text = f"{description}. Echoed in every answer; made when absent, or not 1 to {MAX_ID_CHARS} printable ASCII characters."
+    return SpecParameter(name=name, param_in="header", schema=schema, required=False, description=text)
+
+
+ID_HEADERS = (
+    _id_header("x-correlation-id", "Unique over a series of requests and answers"),
+    _id_header("x-request-id", "Unique to this request"),
+)
+
+
+@dataclass
+class DescribedOperation(Operation):
+    """What the handlers' signatures do not tell, since the edge reads the ids and `validation` the bodies."""
+
+    def __post_init__(self) -> None:
+        """Adds the two id headers."""
+        self.parameters = [*(self.parameters or []), *ID_HEADERS]
+
+
+@dataclass
+class ReadOperation(DescribedOperation):
+    """A GET that may wait."""
+
+    def __post_init__(self) -> None:
+        """Adds the wait."""
+        super().__post_init__()
+        schema = Schema(type=OpenAPIType.NUMBER, minimum=0, maximum=MAX_WAIT_S, default=0)
+        text = "Seconds to wait for a task that is not final to reach another state; then the answer is what it is without."
+        self.parameters = [
+            *(self.parameters or []),
+            SpecParameter(name="wait", param_in="query", schema=schema, required=False, description=text),
+        ]
+
+
+class TruePlugin(JsonRenderPlugin):
+    """Renders the document with `anyOf` where Litestar says `oneOf`: a whole number is a number too."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """The document as JSON."""
+        return super().render(request, _any_of(openapi_schema))
+
+
+def _any_of(value: Any) -> Any:  # noqa: ANN401  # JSON
+    if isinstance(value, dict):
+        return {"anyOf" if name == "oneOf" else name: _any_of(each) for name, each in value.items()}
+    return [_any_of(each) for each in value] if isinstance(value, list) else value
+
+
+BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"  # RFC 4648, section 4
+
+
+def _voiceprints_schema() -> Schema:
+    element = Schema(type=OpenAPIType.STRING, content_encoding="base64", pattern=BASE64, description="A voiceprint")
+    return Schema(type=OpenAPIType.ARRAY, items=element, min_items=1, max_items=MAX_VOICEPRINTS)
+
+
+def lists_operation(technology: Technology) -> type[Operation]:
+    """A POST of lists of voiceprints."""
+    names = FIELDS[technology]
+    properties: dict[str, Schema | Reference] = {name: _voiceprints_schema() for name in names}
+    schema = Schema(type=OpenAPIType.OBJECT, required=list(names), properties=properties)
+
+    @dataclass
+    class ListsOperation(DescribedOperation):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.request_body = RequestBody(content={JSON_TYPE: OpenAPIMediaType(schema=schema)}, required=True)
+
+    return ListsOperation
+
+
+def _query(name: str, schema: Schema, text: str) -> SpecParameter:
+    return SpecParameter(name=name, param_in="query", schema=schema, required=False, description=text)
+
+
+def _seconds(name: str, text: str, **bounds: Any) -> SpecParameter:  # noqa: ANN401  # as Schema takes them
+    return _query(name, Schema(type=OpenAPIType.NUMBER, maximum=MAX_TIME_S, **bounds), text)
+
+
+def _media_parameters(technology: Technology) -> list[SpecParameter]:
+    modes = Schema(type=OpenAPIType.STRING, enum=[mode.value for mode in ChannelMode], default=ChannelMode.SPLIT.value)
+    numbers = Schema(type=OpenAPIType.STRING, pattern=f"^({CHANNELS.pattern})?$", default="")
+    parameters = [
+        _query("channel_mode", modes, "Whether each channel is answered by itself, or their mean as one"),
+        _query("channels", numbers, "The channels to take, from 0, separated by commas; all by default"),
+        _seconds("range_from", "Where in the file to begin (s)", minimum=0, default=0),
+        _seconds("range_to", "Where in the file to end (s); at its end by default", exclusive_minimum=0),
+    ]
+    if technology in CAPPED:
+        parameters.append(_seconds("max_speech_length", "How much speech of each channel is enough (s)", exclusive_minimum=0))
+    return parameters
+
+
+def _plain(schema: Mapping[str, Any], components: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON Schema with what it refers to put in its place; it must not refer to itself."""
+    if (reference := schema.get("$ref")) is not None:
+        return _plain(components[str(reference).rpartition("/")[2]], components)
+    return {name: _inside(value, components) for name, value in schema.items()}
+
+
+def _inside(value: Any, components: Mapping[str, Any]) -> Any:  # noqa: ANN401  # JSON
+    if isinstance(value, Mapping):
+        return _plain(value, components)
+    return [_inside(each, components) for each in value] if isinstance(value, list) else value
+
+
+def _config_schema(technology: Technology) -> Schema:
+    """The form's `config`, as `media_requests` reads it."""
+    [schema], components = msgspec.json.schema_components([CONFIGS[technology]])
+    plain = _plain(schema, components)
+    return Schema(
+        type=OpenAPIType.OBJECT,
+        properties=plain["properties"],
+        additional_properties=False,
+        description=plain["description"],
+    )
+
+
+def media_operation(technology: Technology) -> type[Operation]:
+    """A POST of a media file."""
+    file = Schema(type=OpenAPIType.STRING, content_media_type="application/octet-stream", description="WAV, FLAC, Ogg or MP3")
+    schema = Schema(type=OpenAPIType.OBJECT, required=[FILE], properties={FILE: file, CONFIG: _config_schema(technology)})
+    parts = {CONFIG: Encoding(content_type=JSON_TYPE)}
+
+    @dataclass
+    class MediaOperation(DescribedOperation):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.parameters = [*(self.parameters or []), *_media_parameters(technology)]
+            self.request_body = RequestBody(content={FORM_TYPE: OpenAPIMediaType(schema=schema, encoding=parts)}, required=True)
+
+    return MediaOperation
