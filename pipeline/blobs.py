@@ -5,6 +5,7 @@ Names are `requests/…` for what a task was started from and `results/…` for 
 """
 
 import contextlib
+import errno
 import functools
 import hashlib
 import os
@@ -105,6 +106,7 @@ class LocalBlobs:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._was_there = False
 
     def put(self, name: str, content: bytes) -> None:
         """Write, sync, rename."""
@@ -139,12 +141,21 @@ class LocalBlobs:
 
     def _target(self, name: str) -> Path:
         target = self._root / checked(name)
+        if self._was_there:
+            self._check_there()
         target.parent.mkdir(parents=True, exist_ok=True)
+        self._was_there = True
         return target
+
+    def _check_there(self) -> None:
+        """A folder that is not mounted holds nothing: that says nothing of its blobs. Raises OSError."""
+        if not any((self._root / kind).is_dir() for kind in (REQUESTS, RESULTS)):
+            raise FileNotFoundError(errno.ENOENT, "there is no blob store (is it mounted?)", str(self._root))
 
     def _found(self, name: str) -> Path:
         path = self._root / checked(name)
         if path.is_symlink() or not path.is_file():
+            self._check_there()
             raise BlobError(f"blob {name} is not in {self._root}")
         return path
 

@@ -21,7 +21,7 @@ from pipeline.query.keys import Keyring, KeysError
 from pipeline.query.protocol import Limits, protocol_class
 from pipeline.query.routes import EVENTS_PATH
 from pipeline.query.tls import TlsError, load_certificate, tls_context
-from pipeline.query.view import ViewLockedError
+from pipeline.query.view_file import ViewLockedError
 from pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)

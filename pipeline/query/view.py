@@ -5,7 +5,6 @@ Upserts follow https://www.sqlite.org/lang_upsert.html; one writer beside reader
 """
 
 import contextlib
-import fcntl
 import logging
 import sqlite3
 import threading
@@ -13,46 +12,24 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
+from pipeline.query.view_file import (
+    FILE_NAME,
+    SchemaVersionError,
+    connect,
+    create_tables,
+    is_damage,
+    lock,
+)
 from schemas.tasks import TaskInfo, TaskState, Technology
 
 logger = logging.getLogger(__name__)
 
-FILE_NAME = "view.sqlite3"
-LOCK_NAME = "view.lock"
-SCHEMA_VERSION = 2
-BUSY_TIMEOUT_S = 10.0
 PENDING_REVISION = -1  # our own row after POST: any record of the agents is newer
 SWEEP_BATCH_ROWS = 1000
 MAX_CALL_TASKS = 100
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS tasks (
-    task_id TEXT PRIMARY KEY,
-    technology TEXT NOT NULL,
-    revision INTEGER NOT NULL,
-    state TEXT NOT NULL,
-    body BLOB,
-    result_ref TEXT,
-    updated_at_ms INTEGER NOT NULL,
-    call_id TEXT,
-    owner TEXT,
-    is_started INTEGER NOT NULL DEFAULT 0
-);
-CREATE INDEX IF NOT EXISTS tasks_updated ON tasks (updated_at_ms);
-CREATE INDEX IF NOT EXISTS tasks_open ON tasks (owner, updated_at_ms) WHERE is_started = 1 AND state IN ('pending', 'running');
-CREATE INDEX IF NOT EXISTS tasks_call ON tasks (call_id) WHERE call_id IS NOT NULL;
-CREATE TABLE IF NOT EXISTS offsets (
-    topic TEXT NOT NULL,
-    partition INTEGER NOT NULL,
-    next_offset INTEGER NOT NULL,
-    PRIMARY KEY (topic, partition)
-);
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
 
 # A call id that comes back after the task's lifetime begins a new task under the same id, from revision 0.
 UPSERT = """
@@ -90,14 +67,6 @@ SWEEP = "DELETE FROM tasks WHERE rowid IN (SELECT rowid FROM tasks WHERE updated
 _encoder = msgspec.json.Encoder()
 
 
-class ViewLockedError(Exception):
-    """Another process uses this view; the program cannot start."""
-
-
-class _SchemaVersionError(Exception):
-    """The file was written by another version of the program."""
-
-
 class TaskRow(msgspec.Struct, frozen=True):
     """One task at one revision. `body` is the ready HTTP answer (JSON); with `result_ref` it is made when asked for."""
 
@@ -127,45 +96,6 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def is_damage(error: sqlite3.Error) -> bool:
-    """Whether SQLite says that the file is no sound database (https://www.sqlite.org/rescode.html)."""
-    name = getattr(error, "sqlite_errorname", None) or ""
-    return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may undo the last transactions, offsets included
-        connection.execute("PRAGMA journal_size_limit = 67108864")
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
-
-
-def _create_tables(writer: sqlite3.Connection) -> None:
-    version = writer.execute("PRAGMA user_version").fetchone()[0]
-    if version not in (0, SCHEMA_VERSION):
-        raise _SchemaVersionError(f"schema version {version}, not {SCHEMA_VERSION}")
-    writer.executescript(SCHEMA)
-    writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-def _lock(folder: Path) -> IO[bytes]:
-    """Two processes must not share a view: one could move the file away under the other."""
-    lock_file = (folder / LOCK_NAME).open("ab")
-    try:
-        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock_file.close()
-        raise ViewLockedError(
-            f"another query service uses {folder}: end it, or give this one its own CALLSTREAM_DATA_DIR"
-        ) from None
-    return lock_file
-
-
 class View:
     """The newest revision of every task.
 
@@ -179,7 +109,7 @@ class View:
         Raises OSError or sqlite3.OperationalError when the folder cannot be written, ViewLockedError when it is in use.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock_file = _lock(folder)
+        self._lock_file = lock(folder)
         self._path = folder / FILE_NAME
         self._ttl_ms = round(ttl_s * 1000)
         self._opened_at_ms = now_ms()
@@ -190,18 +120,18 @@ class View:
     def _open(self) -> None:
         try:
             self._open_file()
-        except (_SchemaVersionError, sqlite3.DatabaseError) as error:
+        except (SchemaVersionError, sqlite3.DatabaseError) as error:
             if isinstance(error, sqlite3.Error) and not is_damage(error):
                 raise
             self._move_aside(str(error))
             self._open_file()
 
     def _open_file(self) -> None:
-        writer = _connect(self._path)
+        writer = connect(self._path)
         try:
-            _create_tables(writer)
-            reader = _connect(self._path)
-        except (_SchemaVersionError, sqlite3.Error):
+            create_tables(writer)
+            reader = connect(self._path)
+        except (SchemaVersionError, sqlite3.Error):
             writer.close()
             raise
         self._writer, self._reader = writer, reader
@@ -333,6 +263,6 @@ class View:
 
     def count(self) -> int:
         """How many rows there are, expired ones included; on a connection of its own, since it takes a while."""
-        with contextlib.closing(_connect(self._path)) as connection:
+        with contextlib.closing(connect(self._path)) as connection:
             rows: int = connection.execute("SELECT count(*) FROM tasks").fetchone()[0]
         return rows

@@ -17,6 +17,7 @@ from tests.faults.calls import Call, Variant
 from tests.system import System
 
 GROUPS = {
+    "intake": ("requests",),
     "vad": ("media",),
     "extraction": ("speech",),
     "voiceprints": ("prints",),

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from pipeline.query.view import FILE_NAME, Change, Removal, TaskRow, View, ViewLockedError, now_ms
+from pipeline.query.view import Change, Removal, TaskRow, View, now_ms
+from pipeline.query.view_file import FILE_NAME, ViewLockedError
 from schemas.tasks import TaskState, Technology
 from tests.query.conftest import DAY_S
 

@@ -1,0 +1,85 @@
+"""The file of the view: its tables, its lock, and how it is opened."""
+
+import fcntl
+import sqlite3
+from pathlib import Path
+from typing import IO
+
+FILE_NAME = "view.sqlite3"
+LOCK_NAME = "view.lock"
+SCHEMA_VERSION = 2
+BUSY_TIMEOUT_S = 10.0
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS tasks (
+    task_id TEXT PRIMARY KEY,
+    technology TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    body BLOB,
+    result_ref TEXT,
+    updated_at_ms INTEGER NOT NULL,
+    call_id TEXT,
+    owner TEXT,
+    is_started INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS tasks_updated ON tasks (updated_at_ms);
+CREATE INDEX IF NOT EXISTS tasks_open ON tasks (owner, updated_at_ms) WHERE is_started = 1 AND state IN ('pending', 'running');
+CREATE INDEX IF NOT EXISTS tasks_call ON tasks (call_id) WHERE call_id IS NOT NULL;
+CREATE TABLE IF NOT EXISTS offsets (
+    topic TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    next_offset INTEGER NOT NULL,
+    PRIMARY KEY (topic, partition)
+);
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+class ViewLockedError(Exception):
+    """Another process uses this view; the program cannot start."""
+
+
+class SchemaVersionError(Exception):
+    """The file was written by another version of the program."""
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether SQLite says that the file is no sound database (https://www.sqlite.org/rescode.html)."""
+    name = getattr(error, "sqlite_errorname", None) or ""
+    return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection in autocommit mode, for any thread. Raises sqlite3.Error."""
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may undo the last transactions, offsets included
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def create_tables(writer: sqlite3.Connection) -> None:
+    """Makes what is not there. Raises SchemaVersionError."""
+    version = writer.execute("PRAGMA user_version").fetchone()[0]
+    if version not in (0, SCHEMA_VERSION):
+        raise SchemaVersionError(f"schema version {version}, not {SCHEMA_VERSION}")
+    writer.executescript(SCHEMA)
+    writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def lock(folder: Path) -> IO[bytes]:
+    """Two processes must not share a view: one could move the file away under the other."""
+    lock_file = (folder / LOCK_NAME).open("ab")
+    try:
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock_file.close()
+        raise ViewLockedError(
+            f"another query service uses {folder}: end it, or give this one its own CALLSTREAM_DATA_DIR"
+        ) from None
+    return lock_file

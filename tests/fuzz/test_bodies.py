@@ -1,0 +1,253 @@
+"""Thousands of damaged HTTP requests to the real service on real Kafka: each is refused in our words or starts exactly one task.
+
+CALLSTREAM_FUZZ scales how many (20,000 there are 3,000 here). A request that fails is named by its number: `request(number)`
+of tests/fuzz/forms.py makes it again, `on_the_wire(number)` as bytes.
+"""
+
+import asyncio
+import collections
+import json
+import logging
+import os
+import time
+import urllib.parse
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pipeline.query.app import Service, create_app
+from pipeline.query.app import running as running_service
+from pipeline.query.server import serving
+from pipeline.settings import Settings
+from schemas.errors import DetailType, RequestError
+from schemas.requests import StartTask
+from tests.fuzz.forms import LARGE_FILE_BYTES, Sent, on_the_wire, request
+from tests.query.conftest import replaced
+from tests.system import System, open_system
+
+pytestmark = pytest.mark.broker
+
+COUNT = max(100, int(os.environ.get("CALLSTREAM_FUZZ", "20000")) * 3 // 20)
+WIRE_COUNT = COUNT // 5
+MOST_CPU_S = 1.0
+WATCHDOG_S = 60.0  # of the wall clock, where others may be at work
+MOST_GROWTH_BYTES = 100 << 20
+REFUSALS = {400, 404, 405, 413, 422}
+_DETAIL_KEYS = {"location", "message", "type", "context"}
+
+
+class Answered:
+    """What came back."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.body = bytearray()
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        else:
+            self.body += message.get("body", b"")
+
+
+def scope_of(sent: Sent) -> dict[str, Any]:
+    """As uvicorn words it."""
+    return {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": sent.method, "scheme": "http",
+        "path": urllib.parse.unquote(sent.path.decode("ascii")), "raw_path": sent.path, "query_string": sent.query,
+        "root_path": "", "headers": sent.headers, "client": ("127.0.0.1", 1), "server": ("query", 80), "state": {},
+    }  # fmt: skip
+
+
+def messages_of(sent: Sent) -> Iterator[dict[str, Any]]:
+    """The body in pieces; then the client goes away, and early when it is cut."""
+    size = max(1, -(-len(sent.body) // sent.pieces))
+    pieces = [sent.body[at : at + size] for at in range(0, len(sent.body), size)] or [b""]
+    if sent.is_cut:
+        pieces = [sent.body[: len(sent.body) // 2]]
+    for number, piece in enumerate(pieces):
+        yield {"type": "http.request", "body": piece, "more_body": sent.is_cut or number < len(pieces) - 1}
+    while True:
+        yield {"type": "http.disconnect"}
+
+
+async def answer(app: Any, sent: Sent) -> Answered:
+    messages = messages_of(sent)
+    answered = Answered()
+
+    async def receive() -> dict[str, Any]:
+        return next(messages)
+
+    async with asyncio.timeout(WATCHDOG_S):
+        await app(scope_of(sent), receive, answered.send)
+    return answered
+
+
+def fault_of(status: int, body: bytes) -> str | None:
+    """What is wrong with an answer, if anything is."""
+    if status in (200, 202):
+        return None
+    if status not in REFUSALS:
+        return f"status {status}: {body[:200]!r}"
+    raw = json.loads(body)
+    told = msgspec.json.decode(body, type=RequestError)
+    if raw.keys() != {"type", "message", "detail"} or any(detail.keys() - _DETAIL_KEYS for detail in raw["detail"]):
+        return f"status {status} with other keys: {body[:200]!r}"
+    unknown = [detail.type for detail in told.detail if detail.type not in list(DetailType)]
+    return f"details of unknown types {unknown}" if unknown else None
+
+
+def rss_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Fuzzer:
+    """One request after another at one application."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self.outcomes: collections.Counter[int] = collections.Counter()
+        self.faults: list[str] = []
+        self.most_cpu_s = 0.0
+
+    async def run(self, cases: range) -> None:
+        for case in cases:
+            await self._one(case, request(case))
+
+    async def _one(self, case: int, sent: Sent) -> None:
+        began_s = time.process_time()
+        try:
+            answered = await answer(self._app, sent)
+            fault = fault_of(answered.status, bytes(answered.body)) if sent.method != "HEAD" else None
+        except Exception as error:  # noqa: BLE001 - that is what is looked for
+            self.faults.append(f"request({case}): {error!r}")
+            return
+        cpu_s = time.process_time() - began_s
+        self.most_cpu_s = max(self.most_cpu_s, cpu_s)
+        self.outcomes[answered.status] += 1
+        if fault is not None:
+            self.faults.append(f"request({case}): {fault}")
+        if cpu_s > MOST_CPU_S:
+            self.faults.append(f"request({case}): {cpu_s:.2f} s of computing time")
+
+
+@pytest.fixture
+def system(broker_bootstrap: str, tmp_path: Path) -> Iterator[System]:
+    prefix = f"z{uuid.uuid4().hex[:10]}."
+    settings = Settings(broker=broker_bootstrap, topic_prefix=prefix, partitions=1, port=0, concurrency=0)
+    settings = replaced(settings, data_dir=str(tmp_path / "data"), max_body_bytes=100_000, max_media_bytes=LARGE_FILE_BYTES + 9)
+    with open_system(settings, tmp_path / "logs") as opened:
+        yield opened
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is written but into the data folder, and nothing is left in the scratch folder."""
+    (tmp_path / "working").mkdir()
+    monkeypatch.chdir(tmp_path / "working")
+    root = set(Path("/").iterdir())
+    yield
+    assert {one.name for one in tmp_path.iterdir()} == {"data", "logs", "working"}
+    assert not list((tmp_path / "working").iterdir())
+    assert not [one for one in tmp_path.rglob("upload-*") if one.is_file()]
+    assert set(Path("/").iterdir()) == root
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def check_started(system: System, accepted: int) -> None:
+    """Whoever was accepted started one task, whoever was refused none."""
+    values = [message.value() or b"" for message in system.read("requests")]
+    assert len(values) == accepted
+    for value in values:
+        msgspec.json.decode(value, type=StartTask)
+
+
+@pytest.mark.usefixtures("folders")
+async def test_damaged_requests_are_refused_or_start_one_task(system: System, caplog: pytest.LogCaptureFixture) -> None:
+    async with running_service(system.settings) as service:
+        fuzzer = Fuzzer(create_app(service))
+        warm = COUNT // 5
+        await fuzzer.run(range(warm))
+        before_bytes, began_s = rss_bytes(), time.monotonic()
+        await fuzzer.run(range(warm, COUNT))
+        growth_bytes = rss_bytes() - before_bytes
+        took_s = time.monotonic() - began_s
+        scratch, problem = list(service.keeper.scratch.iterdir()), service.work is None or service.work.done()
+        await check_ids(service)
+    print(
+        f"{COUNT - warm} requests in {took_s:.1f} s; at most {fuzzer.most_cpu_s:.3f} s each; {growth_bytes / 1e6:.1f} MB more"
+    )  # noqa: T201
+    print(sorted(fuzzer.outcomes.items()))  # noqa: T201
+    assert not fuzzer.faults
+    assert not logged(caplog)
+    assert not problem
+    assert scratch == []
+    assert growth_bytes < MOST_GROWTH_BYTES
+    check_started(system, fuzzer.outcomes[202])
+    assert fuzzer.outcomes[202] > COUNT / 50  # or nothing but the doors was reached
+    assert all(fuzzer.outcomes[status] for status in (200, *REFUSALS))
+
+
+async def check_ids(service: Service) -> None:
+    """The service is as it was: nothing is reserved in its store, nobody listens."""
+    assert service.keeper._reserved_bytes == 0
+    assert service.hub.listeners == 0
+
+
+async def _exchanged(port: int, sent: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(sent)
+        await writer.drain()
+        writer.write_eof()
+        async with asyncio.timeout(WATCHDOG_S):
+            return await reader.read()
+    except ConnectionError:
+        return b""  # refused before all was sent, and broken off
+    finally:
+        writer.close()
+
+
+def _split(raw: bytes) -> tuple[int, bytes]:
+    """Status and body of an answer on the wire."""
+    head, _, body = raw.partition(b"\r\n\r\n")
+    return int(head.split(b" ", 2)[1]), body
+
+
+async def _wired(port: int) -> AsyncIterator[tuple[int, bytes]]:
+    for case in range(WIRE_COUNT):
+        yield case, await _exchanged(port, on_the_wire(case))
+
+
+@pytest.mark.usefixtures("folders")
+async def test_damaged_bytes_on_the_wire_are_answered_or_dropped(system: System, caplog: pytest.LogCaptureFixture) -> None:
+    outcomes: collections.Counter[int] = collections.Counter()
+    faults = []
+    async with serving(system.settings) as (url, work):
+        async for case, raw in _wired(urllib.parse.urlsplit(url).port or 0):
+            status, body = _split(raw) if raw else (0, b"")
+            outcomes[status] += 1
+            if status and body and (fault := fault_of(status, body)):
+                faults.append(f"on_the_wire({case}): {fault}")
+        alive = await _exchanged(
+            urllib.parse.urlsplit(url).port or 0, b"GET /health HTTP/1.1\r\nhost: query\r\nconnection: close\r\n\r\n"
+        )
+        assert not work.done()
+    print(sorted(outcomes.items()))  # noqa: T201
+    assert alive.startswith(b"HTTP/1.1 200")
+    assert not faults
+    assert not logged(caplog)
+    assert outcomes[400] > WIRE_COUNT / 20
+    assert sum(count for status, count in outcomes.items() if status) > WIRE_COUNT / 2
+
+
+def test_the_damage_can_be_repeated() -> None:
+    assert [request(case) for case in range(200)] == [request(case) for case in range(200)]
+    assert len({on_the_wire(case) for case in range(500)}) > 490
