@@ -86,6 +86,9 @@ class StageApp(faust.App):
     def _new_transport(self) -> _Transport:
         return _Transport(self.conf.broker_consumer, self)
 
+    def _create_directories(self) -> None:
+        """None: they would be for tables."""
+
 
 def build_app(name: str, settings: Settings) -> StageApp:
     """A Faust app for one agent; its name is the consumer group."""

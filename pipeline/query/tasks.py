@@ -23,7 +23,7 @@ from pipeline.query.owners import is_visible
 from pipeline.query.records import around_result
 from pipeline.query.spool import read_body
 from pipeline.query.starter import INLINE_BYTES, Starter, StartTooLargeError, StartUnavailableError
-from pipeline.query.validation import check_start, read_task_id
+from pipeline.query.validation import check_start, read_lists, read_task_id
 from pipeline.query.view import TaskRow, View
 from pipeline.settings import Settings
 from schemas.http import TaskAccepted
@@ -47,12 +47,6 @@ class LargeAnswer(NamedTuple):
 
 
 Answer = bytes | LargeAnswer
-
-
-class _Lists(msgspec.Struct, frozen=True):
-    voiceprints: list[str] | None = None
-    voiceprints_a: list[str] | None = None
-    voiceprints_b: list[str] | None = None
 
 
 _encoder = msgspec.json.Encoder()
@@ -115,8 +109,7 @@ class Tasks:
             task_id = str(uuid.uuid4())
             with self._place(technology, owner):
                 if body.content_bytes <= INLINE_BYTES:
-                    given = msgspec.json.decode(body.content(), type=_Lists)
-                    request = StartTask(technology, given.voiceprints, given.voiceprints_a, given.voiceprints_b, owner=owner)
+                    request = StartTask(technology, **read_lists(technology, body.content()), owner=owner)
                 else:
                     request = StartTask(technology, lists=await body.keep(task_id), owner=owner)
                 return await self._start(technology, task_id, request, ids)
