@@ -15,6 +15,22 @@ def analysis_rate_hz(sample_rate_hz: int) -> int:
     return NARROW_HZ if sample_rate_hz == NARROW_HZ else WIDE_HZ
 
 
+class Int16Stream:
+    """One channel (n,) int16 from one rate to another, block by block; the same samples give the same samples every time.
+
+    soxr works in float32 here: to int16 it dithers from a random seed (https://github.com/chirlu/soxr/issues/8).
+    """
+
+    def __init__(self, from_hz: int, to_hz: int) -> None:
+        self._stream = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ")
+
+    def feed(self, samples: Int16, *, last: bool = False) -> Int16:
+        """Samples in, what is ready by now out; after `last` nothing may come."""
+        resampled: NDArray[np.float32] = self._stream.resample_chunk(samples.astype(np.float32), last=last)
+        whole: Int16 = np.clip(np.rint(resampled), -32768, 32767).astype(np.int16)
+        return whole
+
+
 class StreamResampler:
     """One channel to its analysis rate. Feed it equal blocks: its output then depends on the audio alone.
 
@@ -27,17 +43,15 @@ class StreamResampler:
         self._drop = 0
         self._stream = self._new_stream()
 
-    def _new_stream(self) -> soxr.ResampleStream | None:
-        if self._from_hz == self._to_hz:
-            return None
-        return soxr.ResampleStream(self._from_hz, self._to_hz, 1, dtype="int16", quality="HQ")
+    def _new_stream(self) -> Int16Stream | None:
+        return None if self._from_hz == self._to_hz else Int16Stream(self._from_hz, self._to_hz)
 
     def restart(self, block_before: Int16) -> None:
         """Begin anew behind this block (n,); the stream before must have been told its last samples."""
         self._stream = self._new_stream()
         if self._stream is not None:
             self._drop = len(block_before) * self._to_hz // self._from_hz
-            self._warm_up(self._stream.resample_chunk(block_before))
+            self._warm_up(self._stream.feed(block_before))
 
     def _warm_up(self, resampled: Int16) -> Int16:
         dropped = min(self._drop, len(resampled))
@@ -48,7 +62,7 @@ class StreamResampler:
         """Samples (n,) in, what is ready at the analysis rate out, shape (m,)."""
         if self._stream is None:
             return samples
-        return self._warm_up(self._stream.resample_chunk(samples, last=last))
+        return self._warm_up(self._stream.feed(samples, last=last))
 
 
 def to_wide(samples: Int16, sample_rate_hz: int) -> NDArray[np.float32]:

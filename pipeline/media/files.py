@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import soundfile
-import soxr
 from numpy.typing import NDArray
 
 from pipeline.audio import g711
+from pipeline.audio.resampling import Int16Stream
 from schemas.media import MAX_CHANNELS, MAX_CHUNK_BYTES, SAMPLE_RATES_HZ, AudioFormat, Encoding
 from schemas.requests import ChannelMode
 
@@ -144,7 +144,7 @@ class MediaFile:
         if self.file_rate_hz == self.format.sample_rate_hz:
             yield from self._blocks()
             return
-        streams = [_Resampler(self.file_rate_hz, self.format.sample_rate_hz) for _ in self.channel_numbers]
+        streams = [Int16Stream(self.file_rate_hz, self.format.sample_rate_hz) for _ in self.channel_numbers]
         for block, last in _mark_last(self._blocks()):
             yield np.stack([one.feed(block[:, number], last=last) for number, one in enumerate(streams)], axis=1)
 
@@ -165,19 +165,6 @@ class MediaFile:
         # libsndfile does not scale such samples to integers.
         samples = np.nan_to_num(self._file.read(count, dtype="float32", always_2d=True))
         return np.minimum(np.rint(np.clip(samples, -1.0, 1.0) * 32768), 32767).astype(np.int16)
-
-
-class _Resampler:
-    """One channel from one rate to another, in float32: to int16 soxr dithers, and not the same way every time."""
-
-    def __init__(self, from_hz: int, to_hz: int) -> None:
-        self._stream = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32")
-
-    def feed(self, samples: Int16, *, last: bool) -> Int16:
-        """Samples (n,) in, what is ready at the other rate out, shape (m,)."""
-        resampled: NDArray[np.float32] = self._stream.resample_chunk(samples.astype(np.float32), last=last)
-        whole: Int16 = np.clip(np.rint(resampled), -32768, 32767).astype(np.int16)
-        return whole
 
 
 def encode(frames: Int16, encoding: Encoding) -> bytes:
