@@ -18,10 +18,11 @@ Acknowledge = Callable[[], None]
 class Receipt:
     """The right to give one record's offset back."""
 
-    __slots__ = ("_acknowledge", "_partition", "released")
+    __slots__ = ("_acknowledge", "_partition", "offset", "released")
 
-    def __init__(self, partition: "PartitionOrder", acknowledge: Acknowledge) -> None:
+    def __init__(self, partition: "PartitionOrder", offset: int, acknowledge: Acknowledge) -> None:
         self._partition = partition
+        self.offset = offset
         self._acknowledge: Acknowledge | None = acknowledge
         self.released = False
 
@@ -39,25 +40,42 @@ class Receipt:
 
 
 class PartitionOrder:
-    """The receipts of one partition, in offset order."""
+    """The receipts of one partition, in offset order. While it is held nothing is acknowledged."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_held: bool = False) -> None:
         self._receipts: deque[Receipt] = deque()
         self._closed = False
+        self._is_held = is_held
+        self.begun_s = time.monotonic()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether records before the first of these are missing."""
+        return self._is_held
+
+    @property
+    def first_offset(self) -> int | None:
+        """The first record that is not acknowledged; None when all are."""
+        return self._receipts[0].offset if self._receipts else None
 
     def __len__(self) -> int:
         return len(self._receipts)
 
-    def issue(self, acknowledge: Acknowledge) -> Receipt:
+    def issue(self, offset: int, acknowledge: Acknowledge) -> Receipt:
         """A receipt for the partition's next record."""
-        receipt = Receipt(self, acknowledge)
+        receipt = Receipt(self, offset, acknowledge)
         self._receipts.append(receipt)
         return receipt
 
     def advance(self) -> None:
         """Acknowledge what is released at the head."""
-        while not self._closed and self._receipts and self._receipts[0].released:
+        while not (self._closed or self._is_held) and self._receipts and self._receipts[0].released:
             self._receipts.popleft().acknowledge()
+
+    def let_go(self) -> None:
+        """Hold it no longer."""
+        self._is_held = False
+        self.advance()
 
     def close(self) -> None:
         """The partition went to another worker: what is not acknowledged never will be by us."""
@@ -134,20 +152,47 @@ class WindowState(msgspec.Struct):
 
 
 class DeliveryWindow:
-    """Receipts for the records of the assigned partitions, and the lanes in which they are worked on."""
+    """Receipts for the records of the assigned partitions, and the lanes in which they are worked on.
+
+    What a reset drops must come again before anything behind it is acknowledged. Faust does not see to that: the end of one
+    rebalance may let records flow while the next is handled, whose reset then drops the first of them and not the others; and
+    it commits a run of offsets that begins one behind the committed offset (docs/upstream/faust-commit-past-head).
+    """
 
     def __init__(self, limit: int, on_crash: Callable[[BaseException], None]) -> None:
         self._partitions: dict[Hashable, PartitionOrder] = {}
+        self._dropped: dict[Hashable, int] = {}  # partition -> offset of the first record that was dropped
         self._limit = limit
         self._on_crash = on_crash
         self.lanes = Lanes(limit, on_crash)
 
-    def issue(self, partition: Hashable, acknowledge: Acknowledge) -> Receipt:
-        """A receipt for the partition's next record."""
+    def issue(self, partition: Hashable, offset: int, acknowledge: Acknowledge, committed: int | None = None) -> Receipt:
+        """A receipt for the partition's next record; `committed` is the group's offset there, as far as it is known."""
+        self._look_for_dropped(partition, offset, committed)
         order = self._partitions.get(partition)
         if order is None:
-            order = self._partitions[partition] = PartitionOrder()
-        return order.issue(acknowledge)
+            order = self._partitions[partition] = PartitionOrder(is_held=partition in self._dropped)
+        return order.issue(offset, acknowledge)
+
+    def _look_for_dropped(self, partition: Hashable, offset: int, committed: int | None) -> None:
+        dropped, order = self._dropped.get(partition), self._partitions.get(partition)
+        if dropped is None:
+            return
+        if committed is not None and committed > dropped:  # another worker has dealt with it
+            if order is not None:
+                order.let_go()
+        elif offset <= dropped:  # it comes again, and what was taken meanwhile comes again behind it
+            if order is not None:
+                order.close()
+                del self._partitions[partition]
+        else:
+            return
+        del self._dropped[partition]
+
+    def held_s(self) -> float:
+        """How long a partition has waited for records that were dropped; 0 when none does."""
+        held = [order.begun_s for order in self._partitions.values() if order.is_held]
+        return time.monotonic() - min(held) if held else 0.0
 
     async def drain(self, timeout_s: float) -> bool:
         """Let jobs in work end; False when time ran out."""
@@ -155,7 +200,9 @@ class DeliveryWindow:
 
     def reset(self) -> None:
         """Forget everything: the partitions are being assigned anew, and unacknowledged records come again."""
-        for order in self._partitions.values():
+        for partition, order in self._partitions.items():
+            if (first := order.first_offset) is not None:
+                self._dropped[partition] = min(first, self._dropped.get(partition, first))
             order.close()
         self._partitions.clear()
         self.lanes.cancel()

@@ -27,7 +27,12 @@ logger = logging.getLogger(__name__)
 
 TICK_S = 0.5
 _ANSWER_S = 5.0
+_SEEK_S = 60.0  # behind a rebalance, until the records before the committed offset have come again
 _QUIET_S = 2.0  # nothing fetched for so long, though the broker answers: there is nothing to fetch
+
+
+class LostPlaceError(Exception):
+    """The consumer is not where it must be in a partition; the process ends, nothing is committed there."""
 
 
 class NotProcessedError(Exception):
@@ -146,7 +151,8 @@ class StageRunner:
         record = to_record(event)
         place = (record.topic, record.partition)
         self._last_seen[place] = (record.offset, time.monotonic())
-        receipt = self._window.issue(place, _acknowledger(event))
+        committed = cast(Any, self.app.consumer)._committed_offset.get(event.message.tp)
+        receipt = self._window.issue(place, record.offset, _acknowledger(event), committed)
         await self._window.lanes.submit(record.key or b"", lambda: self._process(record, receipt))
 
     async def _process(self, record: Record, receipt: Receipt) -> None:
@@ -223,6 +229,8 @@ class StageRunner:
         while not self.app.should_stop:
             await asyncio.sleep(TICK_S)
             await self.stage.tick()
+            if self._window.held_s() > self.settings.grace_period_s + _SEEK_S:
+                self._crash(LostPlaceError("records that a rebalance dropped did not come again; a new process reads them"))
 
     async def _on_revoked(self, *sent: object, **_: object) -> None:
         self._joined = False
