@@ -18,6 +18,7 @@ from pipeline.settings import Settings
 from pipeline.stage import Frame
 from pipeline.transitions import TaskLog, failed, until_written
 from schemas.errors import DeadLetterType, TaskError
+from schemas.media import MAX_CHANNELS
 from schemas.stream import CallBegin, CallEnd, Fault, Print, PrintRecord
 from schemas.tasks import Technology
 
@@ -73,8 +74,17 @@ class CallStage(ABC, Generic[Evidence]):
         """The log of this call's task, and what to publish before it runs; None when it was not asked for."""
         if self.technology not in known_tasks(begin.options):
             return None
-        owner = begin.options.owner
-        return TaskLog.of_call(self.technology, begin.call_id, begin.correlation_id, first_revision=1, owner=owner), []
+        return self._task_log(begin, first_revision=1), []
+
+    def _task_log(self, begin: CallBegin, first_revision: int = 0) -> TaskLog:
+        return TaskLog.of_call(
+            self.technology,
+            begin.call_id,
+            begin.correlation_id,
+            first_revision=first_revision,
+            request_id=begin.options.request_id,
+            owner=begin.options.owner,
+        )
 
     async def start(self, frame: Frame) -> None:
         """Get ready."""
@@ -159,6 +169,10 @@ class CallStage(ABC, Generic[Evidence]):
 
 def _decode(record: Record) -> PrintRecord:
     try:
-        return _DECODER.decode(record.value or b"")
+        heard = _DECODER.decode(record.value or b"")
     except UNDECODABLE as error:
         raise DeadLetterError(DeadLetterType.RECORD_INVALID, f"not a prints record: {error}") from None
+    if isinstance(heard, CallBegin) and not 1 <= heard.channels <= MAX_CHANNELS:
+        # What is kept for each channel would take all memory, and the worker with it, again and again.
+        raise DeadLetterError(DeadLetterType.RECORD_INVALID, f"not a prints record: a call of {heard.channels} channels")
+    return heard

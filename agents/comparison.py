@@ -91,7 +91,7 @@ class ComparisonStage(RequestStage[CallComparison]):
             return super().opening(begin, source)
         if begin.options.technologies is not None or not self._enrolled[begin.call_id]:
             return None
-        log = TaskLog.of_call(_COMPARISON, begin.call_id, begin.correlation_id, owner=begin.options.owner)
+        log = self._task_log(begin)
         return log, [log.pending(source)]
 
     def rejection(self, begin: CallBegin) -> TaskError | None:

@@ -1,7 +1,8 @@
 """Intake: media files that were given over HTTP become calls on `media`, chunk by chunk, as a producer would send them.
 
 A file is decoded twice: once to know that it can be, before anything is said of it, and once for its chunks. Both are the same
-each time, so a successor repeats itself and the chunks that came before count once.
+each time, so a successor repeats itself and the chunks that came before count once. A file that cannot be heard is said to be
+so on `media` too: the agent that hears the call is the only one that says anything of its tasks, so nothing is contradicted.
 """
 
 import asyncio
@@ -13,15 +14,14 @@ from pathlib import Path
 import msgspec
 import stamina
 
-from pipeline.blobs import BlobError, BlobStore, open_blobs
+from pipeline.blobs import BlobError, BlobStore, checked_file, open_blobs
 from pipeline.delivery import Receipt, describe_error
-from pipeline.media.sandbox import DecodeLimits, MediaError, MediaInfo, Sandbox, Selection
-from pipeline.records import DeadLetterError, OutgoingRecord, Record, chunk_headers, correlation_id_of, headers_of
+from pipeline.media.sandbox import DecodeLimits, DecoderError, MediaError, MediaInfo, Sandbox, Selection
+from pipeline.records import DeadLetterError, OutgoingRecord, Record, chunk_headers, headers_of
 from pipeline.settings import Settings
 from pipeline.stage import Frame, Stage
-from pipeline.start_tasks import read_start_task
-from pipeline.transitions import TaskLog, derived_correlation_id, failed, rejected
-from schemas.errors import DeadLetterType, ErrorDetail, TaskError
+from pipeline.start_tasks import FROM_MEDIA, read_start_task
+from schemas.errors import DeadLetterType, ErrorDetail
 from schemas.media import Header
 from schemas.requests import MediaRequest
 from schemas.tasks import Technology, call_task_id
@@ -30,7 +30,9 @@ logger = logging.getLogger(__name__)
 
 Headers = tuple[tuple[str, bytes], ...]
 
-_OPTIONS = msgspec.json.Encoder()
+_JSON = msgspec.json.Encoder()
+_TRIES = 5  # a file that kills its decoder, or has it killed, must not keep others waiting for ever
+_MAX_MESSAGE_CHARS = 500
 
 
 class IntakeStage:
@@ -42,7 +44,6 @@ class IntakeStage:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._limits = DecodeLimits(decoded_s=settings.max_call_s)
-        self._begun: set[str] = set()
 
     async def start(self, frame: Frame) -> None:
         """Get ready to decode."""
@@ -55,8 +56,7 @@ class IntakeStage:
         self._sandbox.close()
 
     def forget(self) -> None:
-        """Requests that are in work will come again."""
-        self._begun.clear()
+        """Nothing is kept from one request to the next."""
 
     async def tick(self) -> None:
         """Nothing is due by time."""
@@ -65,47 +65,68 @@ class IntakeStage:
         """Send the file of a request; other requests are other agents'."""
         found = _media_request(record)
         if found is not None:
-            async for attempt in stamina.retry_context(on=OSError, attempts=None, timeout=None, wait_max=5.0):
-                with attempt:
-                    await self._try(record, *found)
+            await self._send(*found)
         receipt.release()
 
-    async def _try(self, record: Record, technology: Technology, media: MediaRequest) -> None:
-        """Say all of a file. Raises OSError when the blob store or a decoder could not be had: then it is done again."""
-        opened = self._store.local(media.file.name)
+    async def _send(self, technology: Technology, media: MediaRequest) -> None:
+        """Send a file as a call. Raises DecoderError when its decoders died or stood still each time that it was tried."""
+        tries = stamina.retry_context(on=DecoderError, attempts=_TRIES, timeout=None, wait_initial=1.0, wait_max=60.0)
+        async for attempt in tries:
+            with attempt:
+                await self._send_when_possible(technology, media)
+
+    async def _send_when_possible(self, technology: Technology, media: MediaRequest) -> None:
+        """Wait for ever for the blob store to answer and for a decoder to be started: neither is the file's fault."""
+        async for attempt in stamina.retry_context(on=_is_passing, attempts=None, timeout=None, wait_max=5.0):
+            with attempt:
+                try:
+                    await self._open_and_send(technology, media)
+                except OSError as error:
+                    logger.warning("call %s cannot be sent, trying again: %s", media.call_id, describe_error(error))
+                    raise
+
+    async def _open_and_send(self, technology: Technology, media: MediaRequest) -> None:
+        opened = checked_file(self._store, media.file)
         try:
             path = await asyncio.to_thread(opened.__enter__)
         except BlobError as error:  # the task was answered long ago, or the store has lost it: nothing is sure, nothing is said
             raise DeadLetterError(DeadLetterType.BLOB_MISSING, str(error)) from None
         try:
-            await self._hear(record, technology, media, path)
-        except OSError as error:
-            logger.warning("call %s cannot be read, trying again until it works: %s", media.call_id, describe_error(error))
-            raise
+            await self._decode(technology, media, path)
         finally:
             await asyncio.to_thread(opened.__exit__, None, None, None)
 
-    async def _hear(self, record: Record, technology: Technology, media: MediaRequest, path: Path) -> None:
+    async def _decode(self, technology: Technology, media: MediaRequest, path: Path) -> None:
         selection = _selection(media)
         try:
             _check_range(media)
             info = await self._sandbox.probe(path, selection, self._limits)
         except MediaError as error:
             detail = ErrorDetail(["body", "file"], f"{error}.", "media.invalid")
-            await self._publisher.publish(_refusal(record, technology, media, rejected([detail])))
+            await self._publisher.publish([_abort(technology, media, detail)])
             return
-        self._begun.add(media.call_id)
         async with contextlib.aclosing(self._sandbox.decode(path, selection, self._limits)) as chunks:
-            async for chunk in _records(technology, media, info, chunks):
+            async for chunk in _records(technology, media, info, _as_before(chunks)):
                 await self._publisher.publish([chunk])
-        self._begun.discard(media.call_id)
 
     async def fail(self, record: Record, message: str) -> None:
-        """Fail the task, unless its call has begun: then its states are the other agents' to say."""
+        """Fail the task, through the call: only the agent that hears it knows how much was said of it."""
         found = _media_request(record)
-        if found is not None and found[1].call_id not in self._begun:
-            technology, media = found
-            await self._publisher.publish(_refusal(record, technology, media, failed(message)))
+        if found is not None:
+            await self._publisher.publish([_abort(*found, ErrorDetail(["root"], message[:_MAX_MESSAGE_CHARS], "internal"))])
+
+
+def _is_passing(error: Exception) -> bool:
+    return isinstance(error, OSError) and not isinstance(error, DecoderError)
+
+
+async def _as_before(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The chunks of a file that was decoded to its end a moment ago. Raises DecoderError when this time it cannot be."""
+    try:
+        async for chunk in chunks:
+            yield chunk
+    except MediaError as error:
+        raise DecoderError(f"{error}, which was decoded before") from error
 
 
 async def _records(
@@ -149,25 +170,31 @@ def _media_request(record: Record) -> tuple[Technology, MediaRequest] | None:
     except DeadLetterError:
         return None  # what nobody can read is the gender agent's to bury
     media = request.media
-    if media is None:
-        return None
+    if media is None or technology not in FROM_MEDIA:
+        return None  # lists, whatever stands beside them
     if record.key != call_task_id(media.call_id, technology).encode():
         raise DeadLetterError(DeadLetterType.KEY_INVALID, "the key is not the id of this call's task")
     return technology, media
 
 
-def _refusal(record: Record, technology: Technology, media: MediaRequest, error: TaskError) -> list[OutgoingRecord]:
-    correlation_id = media.options.correlation_id or correlation_id_of(record) or derived_correlation_id(media.call_id)
-    log = TaskLog.of_call(technology, media.call_id, correlation_id, owner=media.options.owner)
-    return [log.pending(record.source), log.ended(record.source, error)]
+def _abort(technology: Technology, media: MediaRequest, why: ErrorDetail) -> OutgoingRecord:
+    """In place of the call, or behind what there is of it: nothing more comes."""
+    headers = {
+        Header.SEQUENCE: "0",
+        Header.OPTIONS: _options(technology, media, None),
+        Header.ABORT: _JSON.encode(why).decode(),
+    }
+    return OutgoingRecord("media", media.call_id.encode(), b"", headers_of(headers))
 
 
-def _options(technology: Technology, media: MediaRequest, info: MediaInfo) -> str:
-    numbers = None if info.channel_numbers == list(range(info.format.channels)) else info.channel_numbers
+def _options(technology: Technology, media: MediaRequest, info: MediaInfo | None) -> str:
+    numbers = None if info is None else info.channel_numbers
+    if info is not None and numbers == list(range(info.format.channels)):
+        numbers = None
     changed = msgspec.structs.replace(
         media.options, technologies=[technology], is_file=True, channel_numbers=numbers, start_time=round(media.range_from, 3)
     )
-    return _OPTIONS.encode(changed).decode()
+    return _JSON.encode(changed).decode()
 
 
 def stages(settings: Settings) -> Sequence[Stage]:

@@ -43,7 +43,7 @@ class RequestStage(CallStage[Evidence]):
         log = task_log(record, technology, request.owner)
         store = open_blobs(self.settings)
         if request.lists is not None:  # before anything is said: a request whose lists are gone was answered long ago
-            request = await until_read(f"task {log.task_id}", with_lists, request, store)
+            request = await until_read(f"task {log.task_id}", with_lists, technology, request, store)
         await self.publisher.publish([log.pending(record.source), log.running(record.source)])
         try:
             result = await asyncio.to_thread(self.answer, request)
@@ -63,5 +63,6 @@ class RequestStage(CallStage[Evidence]):
             log = task_log(record, self.technology, request.owner)
         except DeadLetterError:
             return
-        log.revision = 2
-        await self.publisher.publish([log.ended(record.source, failed(message))])
+        # Maybe nothing was said, maybe all but the end: the same records again do no harm, a gap in the revisions would.
+        said = [log.pending(record.source), log.running(record.source)]
+        await self.publisher.publish([*said, log.ended(record.source, failed(message))])

@@ -25,7 +25,7 @@ from pipeline.settings import Settings
 from pipeline.snapshots import SavedCalls, snapshot_record
 from pipeline.spoken import SpokenIndex
 from pipeline.stage import Frame, Stage
-from pipeline.transitions import TaskLog, rejected, until_written
+from pipeline.transitions import TaskLog, failed, rejected, until_written
 from schemas.errors import DeadLetterType, ErrorDetail
 from schemas.media import MediaChunk
 from schemas.stream import CallEnded, CallSnapshot
@@ -89,7 +89,10 @@ class VadStage:
             place = (record.topic, record.partition)
             call = self._calls[chunk.call_id] = VadCall(chunk.call_id, self._settings, self._silero, place)
         call.arrived(chunk.sequence, record, receipt)
-        await self._take(call, chunk, record)
+        if chunk.abort is None:
+            await self._take(call, chunk, record)
+        else:
+            await self._abort(call, chunk, record, chunk.abort)
 
     async def _recall(self, call_id: str, record: Record) -> None:
         """A call that was saved, by this worker or the one before it, goes on where it was."""
@@ -110,7 +113,7 @@ class VadStage:
     async def _end_if_gap_in_time(self, chunk: MediaChunk, record: Record) -> None:
         call = self._calls.get(chunk.call_id)
         if call is not None and call.last_timestamp_s and record.timestamp_s - call.last_timestamp_s >= call.patience_s:
-            await self._end(call, call.assembler.finish(), call.last_source)
+            await self._give_up(call)
 
     async def _take(self, call: VadCall, chunk: MediaChunk, record: Record) -> None:
         if chunk.sequence == 0 and call.listener is None:
@@ -154,6 +157,29 @@ class VadStage:
         if call.listener is not None:
             await self._publish_heard(call, await self._compute(call.listener.finish), source)
             await self._publish(await until_written(f"call {call.call_id}", call.end, source))
+        await self._close(call)
+
+    async def _give_up(self, call: VadCall) -> None:
+        """Nothing comes any more. A file would be known by half, and nothing in its result would say so."""
+        if call.options.is_file and not call.assembler.end_seen:
+            message = f"the rest of the file did not come within {call.patience_s / 3600:g} h"
+            await self._fail(call, call.last_source, message)
+        else:
+            await self._end(call, call.assembler.finish(), call.last_source)
+
+    async def _abort(self, call: VadCall, chunk: MediaChunk, record: Record, why: ErrorDetail) -> None:
+        """The producer cannot go on. What had begun fails, whatever it is; what had not may be rejected."""
+        if call.has_begun:
+            await self._fail(call, record.source, why.message)
+            return
+        try:
+            call.options = read_options(chunk.options)
+        except OptionsError as error:
+            await self._reject(call, record, error)
+            return
+        call.correlation_id = call.options.correlation_id or correlation_id_of(record) or call.correlation_id
+        await self._publish(call.refused(record.source, failed(why.message) if why.type == "internal" else rejected([why])))
+        call.assembler.abandon()
         await self._close(call)
 
     async def _reject(self, call: VadCall, record: Record, error: OptionsError) -> None:
@@ -209,7 +235,7 @@ class VadStage:
                 return
             call.is_ending = True
             try:
-                await self._end(call, call.assembler.finish(), call.last_source)
+                await self._give_up(call)
             except Exception as error:
                 logger.exception("call %s cannot be ended", call.call_id)
                 await self._fail(call, call.last_source, describe_error(error))

@@ -18,6 +18,7 @@ from pipeline.settings import Settings
 from pipeline.snapshots import ended_records, snapshot_record
 from pipeline.spoken import SpeechId, speech_id
 from pipeline.transitions import TaskLog, derived_correlation_id, failed
+from schemas.errors import TaskError
 from schemas.media import CallOptions
 from schemas.stream import CallBegin, CallEnd, CallEnded, CallOpened, CallSnapshot, Fault, SpeechRecord, Utterance
 from schemas.tasks import Technology
@@ -49,7 +50,7 @@ class VadCall:
         self.call_id = call_id
         self._said = said
         self.is_opened = False
-        self._has_begun = False
+        self.has_begun = False
         self.is_ending = False
         self.assembler = new_assembler(settings)
         self.correlation_id = derived_correlation_id(call_id)
@@ -67,7 +68,7 @@ class VadCall:
 
     def restore(self, saved: CallSnapshot) -> None:
         """Go on from a snapshot; the call's tasks are pending and running since. When that fails, the call can be failed."""
-        self._has_begun = True
+        self.has_begun = True
         self.assembler.restore(saved.assembly)
         self.correlation_id = saved.correlation_id
         self.options = read_options(self.assembler.options)
@@ -85,8 +86,14 @@ class VadCall:
         return sum(kind == "utterance" and offset >= saved.speech_end for (kind, *_), offset in self._said.items())
 
     def _task_log(self, task: Technology, first_revision: int = 0) -> TaskLog:
-        owner = self.options.owner
-        return TaskLog.of_call(task, self.call_id, self.correlation_id, first_revision=first_revision, owner=owner)
+        return TaskLog.of_call(
+            task,
+            self.call_id,
+            self.correlation_id,
+            first_revision=first_revision,
+            request_id=self.options.request_id,
+            owner=self.options.owner,
+        )
 
     def arrived(self, sequence: int, record: Record, receipt: Receipt) -> None:
         """Note a record of this call."""
@@ -126,7 +133,7 @@ class VadCall:
         assert audio_format is not None
         options = self.options = read_options(self.assembler.options)
         self.correlation_id = options.correlation_id or self.correlation_id
-        self._has_begun = True
+        self.has_begun = True
         self._open(CallListener(audio_format, self._silero), None)
         tasks = known_tasks(options)
         records = [self._task_log(task).pending(source) for task in tasks]
@@ -188,12 +195,17 @@ class VadCall:
 
     def fail(self, source: str, message: str) -> list[OutgoingRecord]:
         """The call cannot be heard to its end."""
-        if not self._has_begun:
+        if not self.has_begun:
             return []
         records = self._speech(Fault(self.call_id, message))
         if self._log is not None:
             records.append(self._log.ended(source, failed(message)))
         return records
+
+    def refused(self, source: str, error: TaskError) -> list[OutgoingRecord]:
+        """Nothing of the call will be heard, and nothing was said of it: its tasks from their begin to their end."""
+        logs = [self._task_log(task) for task in known_tasks(self.options)]
+        return [record for log in logs for record in (log.pending(source), log.running(source), log.ended(source, error))]
 
     def ended_records(self) -> list[OutgoingRecord]:
         """What keeps this call from beginning anew."""

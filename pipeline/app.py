@@ -19,6 +19,7 @@ from pipeline.breaker import EXIT_BREAKER
 from pipeline.cancellation import stop_consumer
 from pipeline.connection import faust_credentials
 from pipeline.delivery import describe_error
+from pipeline.header_names import tolerate
 from pipeline.health import HealthServer
 from pipeline.membership import Lease, coordinator_fault
 from pipeline.settings import Settings
@@ -92,6 +93,7 @@ class StageApp(faust.App):
 
 def build_app(name: str, settings: Settings) -> StageApp:
     """A Faust app for one agent; its name is the consumer group."""
+    tolerate()
     app = StageApp(
         f"{settings.topic_prefix}callstream-{name}",
         broker=[f"kafka://{server.strip()}" for server in settings.broker.split(",")],

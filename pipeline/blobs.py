@@ -1,19 +1,22 @@
 """Claim check for what is larger than a record: the record carries a reference, the store the bytes.
 
 Workers and query services share the store: a folder (`LocalBlobs`), or anything that speaks S3 (`pipeline.object_blobs`).
-Names are `requests/…` for what a task was started from and `results/…` for what came of it.
+Names are `requests/INSTANCE/TASK` for what a task was started from, with the id of the query service that took it, and
+`results/INSTALLATION/TASK-HASH` for what came of it. The release before these names wrote results as `sha256-HASH`.
 """
 
 import contextlib
 import errno
 import functools
 import hashlib
+import io
 import os
 import re
-import tempfile
+import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import IO, NamedTuple, Protocol
 
 from pipeline.settings import Settings
 from schemas.requests import BlobRef
@@ -22,9 +25,10 @@ FOLDER_NAME = "blobs"
 REQUESTS, RESULTS = "requests", "results"
 READ_BYTES = 1_048_576
 
-_PARTIAL = ".part-"
+PARTIAL = ".part-"
 _PLAIN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-_NAME = re.compile(rf"(?:{REQUESTS}|{RESULTS})(?:/{_PLAIN}){{0,2}}/(?:{_PLAIN}|{re.escape(_PARTIAL)}\w{{1,32}})", re.ASCII)
+_NAME = re.compile(rf"(?:{REQUESTS}|{RESULTS})(?:/{_PLAIN}){{0,2}}/(?:{_PLAIN}|{re.escape(PARTIAL)}\w{{1,32}})", re.ASCII)
+_OLD_RESULT = re.compile(r"sha256-[0-9a-f]{64}")
 
 
 class BlobError(Exception):
@@ -42,6 +46,11 @@ class Blob(NamedTuple):
 class BlobStore(Protocol):
     """Bytes under a name, each written once. Every method may block, and raises OSError when the store does not answer."""
 
+    def prepare(self) -> None:
+        """Make the store what readers can tell from one that is not there."""
+
+    installation: str  # whose results are kept in it by those who use this object
+
     def put(self, name: str, content: bytes) -> None:
         """Keep the content; nothing half-written is ever found under the name."""
 
@@ -50,6 +59,9 @@ class BlobStore(Protocol):
 
     def size_bytes(self, name: str) -> int:
         """How long the blob is. Raises BlobError when it is not there."""
+
+    def entry(self, name: str) -> Blob:
+        """What `entries` says of it, but for fractions of a second. Raises BlobError when it is not there."""
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """The content, piece by piece. Raises BlobError when it is not there."""
@@ -66,14 +78,24 @@ class BlobStore(Protocol):
 
 def checked(name: str) -> str:
     """A name that leads nowhere else. Raises BlobError."""
-    if not _NAME.fullmatch(name):
+    if not (_NAME.fullmatch(name) or is_old_result(name)):
         raise BlobError(f"blob name {name[:200]!r} leads out of the store: refused")
     return name
 
 
-def result_name(task_id: str, content: bytes) -> str:
+def is_old_result(name: str) -> bool:
+    """Whether the previous release named it: by its content, so that it may be the result of several tasks."""
+    return _OLD_RESULT.fullmatch(name) is not None
+
+
+def result_name(installation: str, task_id: str, content: bytes) -> str:
     """Where a task's result is kept; the same result has the same name."""
-    return f"{RESULTS}/{task_id}-{hashlib.sha256(content).hexdigest()[:32]}"
+    return f"{RESULTS}/{installation}/{task_id}-{hashlib.sha256(content).hexdigest()[:32]}"
+
+
+def installation_of(settings: Settings) -> str:
+    """A name for those who share topics, as a folder of the store: a topic prefix alone may begin with a dot."""
+    return f"topics-{settings.topic_prefix}" if settings.topic_prefix else "topics"
 
 
 def scratch_folder(settings: Settings) -> Path:
@@ -89,8 +111,8 @@ def open_blobs(settings: Settings) -> BlobStore:
     if "://" in settings.blob_store:
         from pipeline.object_blobs import ObjectBlobs  # most need no object store
 
-        return ObjectBlobs(settings.blob_store, scratch_folder(settings))
-    return LocalBlobs(Path(settings.blob_store or Path(settings.data_dir) / FOLDER_NAME))
+        return ObjectBlobs(settings.blob_store, scratch_folder(settings), installation_of(settings))
+    return LocalBlobs(Path(settings.blob_store or Path(settings.data_dir) / FOLDER_NAME), installation_of(settings))
 
 
 def read_checked(store: BlobStore, reference: BlobRef) -> bytes:
@@ -101,33 +123,54 @@ def read_checked(store: BlobStore, reference: BlobRef) -> bytes:
     return content
 
 
+@contextlib.contextmanager
+def checked_file(store: BlobStore, reference: BlobRef) -> Iterator[Path]:
+    """The content that a reference names, as a file to read. Raises BlobError when it is missing or another, OSError."""
+    with store.local(reference.name) as path:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != reference.sha256:
+            raise BlobError(f"blob {reference.name} is not what was put there")
+        yield path
+
+
 class LocalBlobs:
     """Blobs as files below a folder."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, installation: str = "topics") -> None:
+        self._root, self.installation = root, installation
         self._was_there = False
+
+    def prepare(self) -> None:
+        """Make the folders, so that a name that was never kept is not waited for."""
+        (self._root / REQUESTS).mkdir(parents=True, exist_ok=True)
+        self._was_there = True
 
     def put(self, name: str, content: bytes) -> None:
         """Write, sync, rename."""
-        target = self._target(name)
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=_PARTIAL)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            self._adopt(Path(temporary), target)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        self._copy(io.BytesIO(content), self._target(name))
 
     def put_file(self, name: str, path: Path) -> None:
-        """Rename when the scratch folder is on the same disk, else copy."""
+        """Rename when the scratch folder is in the same file system, and mounted with it; else copy."""
         target = self._target(name)
-        if os.stat(path).st_dev != os.stat(target.parent).st_dev:  # noqa: PTH116
-            self.put(name, path.read_bytes())
+        try:
+            self._adopt(path, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with path.open("rb") as file:
+                self._copy(file, target)
             path.unlink()
-            return
-        self._adopt(path, target)
+
+    def _copy(self, source: IO[bytes], target: Path) -> None:
+        temporary = target.parent / f"{PARTIAL}{uuid.uuid4().hex}"
+        try:
+            with temporary.open("xb") as file:  # readable as the umask says: workers may run as another user
+                shutil.copyfileobj(source, file, READ_BYTES)
+            self._adopt(temporary, target)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def _adopt(self, path: Path, target: Path) -> None:
         with path.open("rb") as file:
@@ -157,11 +200,17 @@ class LocalBlobs:
         if path.is_symlink() or not path.is_file():
             self._check_there()
             raise BlobError(f"blob {name} is not in {self._root}")
+        self._was_there = self._was_there or not is_old_result(name)  # those lie beside the folders that are looked for
         return path
 
     def size_bytes(self, name: str) -> int:
         """How long the file is."""
         return self._found(name).stat().st_size
+
+    def entry(self, name: str) -> Blob:
+        """The file's size and time."""
+        found = self._found(name).stat()
+        return Blob(name, found.st_size, found.st_mtime)
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """Read the file."""

@@ -18,11 +18,11 @@ from pipeline.blobs import READ_BYTES, Blob, BlobError, checked
 
 @contextlib.contextmanager
 def _faults(name: str) -> Iterator[None]:
-    """Obstore's errors as the two kinds that callers tell apart."""
+    """Obstore's errors as OSError. What is not found stays FileNotFoundError, which may also be said of the whole bucket."""
     try:
         yield
     except FileNotFoundError as error:
-        raise BlobError(f"blob {name} is not in the object store") from error
+        raise FileNotFoundError(f"object store, {name}: {str(error).splitlines()[0]}") from error
     except BaseError as error:
         raise OSError(f"object store, {name}: {str(error).splitlines()[0]}") from error
 
@@ -30,13 +30,16 @@ def _faults(name: str) -> Iterator[None]:
 class ObjectBlobs:
     """Blobs below an address."""
 
-    def __init__(self, address: str, scratch: Path) -> None:
+    def __init__(self, address: str, scratch: Path, installation: str = "topics") -> None:
         """Raises OSError when the address cannot be one."""
-        self._scratch = scratch
+        self._scratch, self.installation = scratch, installation
         try:
             self._store = from_url(address)
         except (BaseError, ValueError) as error:
             raise OSError(f"blob store {address}: {str(error).splitlines()[0]}") from error
+
+    def prepare(self) -> None:
+        """Nothing: buckets are their owner's to make."""
 
     def put(self, name: str, content: bytes) -> None:
         """One upload; an object store shows an object once it is whole."""
@@ -49,30 +52,47 @@ class ObjectBlobs:
             obstore.put(self._store, checked(name), file)
         path.unlink()
 
+    @contextlib.contextmanager
+    def _missing(self, name: str) -> Iterator[None]:
+        """A blob that is not there, as BlobError; but a bucket that is not there says nothing of its blobs: OSError."""
+        try:
+            with _faults(name):
+                yield
+        except FileNotFoundError as error:
+            with _faults(name):
+                next(iter(obstore.list(self._store, prefix=name)), None)
+            raise BlobError(f"blob {name} is not in the object store") from error
+
     def size_bytes(self, name: str) -> int:
         """The object's size."""
-        with _faults(name):
-            return int(obstore.head(self._store, checked(name))["size"])
+        return self.entry(name).size_bytes
+
+    def entry(self, name: str) -> Blob:
+        """The object's size and time, in whole seconds."""
+        with self._missing(name):
+            found = obstore.head(self._store, checked(name))
+        return Blob(name, found["size"], found["last_modified"].timestamp())
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """Download in pieces."""
-        with _faults(name):
+        with self._missing(name):
             for piece in obstore.get(self._store, checked(name)).stream(min_chunk_size=READ_BYTES):
                 yield bytes(piece)
 
     @contextlib.contextmanager
     def local(self, name: str) -> Iterator[Path]:
-        """A copy in the scratch folder."""
-        with tempfile.NamedTemporaryFile(dir=self._scratch, prefix="blob-") as file:
+        """A copy in the scratch folder that has no name there, so that not even a worker that is killed leaves it behind."""
+        with tempfile.TemporaryFile(dir=self._scratch) as file:
             for piece in self.chunks(name):
                 file.write(piece)
             file.flush()
-            yield Path(file.name)
+            yield Path(f"/proc/self/fd/{file.fileno()}")  # of this process; Linux opens the file anew
 
     def delete(self, name: str) -> None:
         """Delete the object."""
-        with _faults(name), contextlib.suppress(FileNotFoundError):
-            obstore.delete(self._store, checked(name))
+        path = checked(name)
+        with contextlib.suppress(BlobError), self._missing(name):
+            obstore.delete(self._store, path)
 
     def entries(self) -> Iterator[Blob]:
         """List everything."""

@@ -54,7 +54,7 @@ def read_options(text: str | None) -> CallOptions:
         raise OptionsError(f"options is not JSON: {error}", BY_DEFAULT) from None
     if options.technologies is not None and not options.technologies:
         raise OptionsError("options: technologies is empty", BY_DEFAULT, options.owner)
-    _check_groups(options)
+    check_groups(options)
     return options
 
 
@@ -66,7 +66,7 @@ def check_channels(options: CallOptions, channels: int) -> None:
         raise _fault(options, message, ["channel_numbers"], "channels.invalid")
 
 
-def _check_groups(options: CallOptions) -> None:
+def check_groups(options: CallOptions) -> None:
     """A language is in one group at most, and no group has the name of another, or of a language. Raises OptionsError."""
     languages = {*(options.languages or []), *options.language_priors}
     languages.update(*(group.languages for group in options.language_groups))

@@ -87,7 +87,7 @@ class PartitionScan(ABC, Generic[Found]):
             consumer.assign([place])
             end = (await consumer.end_offsets([place]))[place]
             begin = await self.begin(consumer, place, first)
-            consumer.seek(place, end if begin is None else min(begin, end))
+            consumer.seek(place, end if begin is None else max(0, min(begin, end)))  # whatever a record of another says
             found = self.empty()
             while await consumer.position(place) < end:
                 for records in (await consumer.getmany(timeout_ms=200)).values():

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from schemas.errors import DeadLetterType
+from schemas.errors import DeadLetterType, ErrorDetail
 from schemas.media import (
     MAX_CALL_ID_CHARS,
     MAX_CHANNELS,
@@ -86,7 +86,16 @@ def chunk_headers(audio: AudioFormat, sequence: int, position: int, *, end: bool
 
 def correlation_id_of(record: Record) -> str | None:
     """The record's correlation id; one that no log and no header could hold counts as none was given."""
-    text = record.text(Header.CORRELATION_ID)
+    return _id_of(record, Header.CORRELATION_ID)
+
+
+def request_id_of(record: Record) -> str | None:
+    """The id of the HTTP request that the record came from; None as for the correlation id."""
+    return _id_of(record, Header.REQUEST_ID)
+
+
+def _id_of(record: Record, name: Header) -> str | None:
+    text = record.text(name)
     return text if text and len(text) <= MAX_CORRELATION_ID_CHARS and text.isprintable() else None
 
 
@@ -140,6 +149,14 @@ def _format(record: Record) -> AudioFormat:
     return AudioFormat(_encoding(record), rate_hz, channels)
 
 
+def _abort(record: Record) -> ErrorDetail | None:
+    text = record.text(Header.ABORT)
+    try:
+        return None if text is None else msgspec.json.decode(text, type=ErrorDetail)
+    except UNDECODABLE as error:
+        raise DeadLetterError(DeadLetterType.HEADER_INVALID, f"header abort is no error detail: {error}") from None
+
+
 def read_media(record: Record) -> MediaChunk:
     """Read a `media` record. Raises DeadLetterError for what breaks the contract's rules, save emptiness."""
     call_id = call_id_of(record)
@@ -159,4 +176,5 @@ def read_media(record: Record) -> MediaChunk:
         position=None if record.text(Header.POSITION) is None else _number(record, Header.POSITION),
         end=end == "1",
         options=record.text(Header.OPTIONS) if sequence == 0 else None,
+        abort=_abort(record),
     )

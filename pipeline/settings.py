@@ -5,7 +5,7 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -70,7 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         20_000_000_000
     )
     blob_grace_s: Annotated[
-        float, Meta(ge=0, le=86_400, description="how long a blob stays that no task needs (any more, or yet)")
+        float, Meta(ge=1, le=86_400, description="how long a blob stays that no task needs (any more, or yet)")
     ] = 600.0
     idle_timeout_s: Annotated[float, Meta(gt=0, le=86_400, description="a call that sends nothing for so long is ended")] = 60.0
     reorder_window_s: Annotated[float, Meta(ge=0, le=60, description="audio to wait through for a chunk out of order")] = 5.0
@@ -114,7 +114,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     key_failure_limit: Annotated[
         int, Meta(ge=0, description="refused API keys per minute and address before it is sent away; 0 for no limit")
     ] = 60
-    concurrency: Annotated[int, Meta(ge=0, description="HTTP requests at once per client, waits included; 0 for no limit")] = 64
+    concurrency: Annotated[
+        int,
+        Meta(ge=0, description="HTTP requests at once per client, waits included; 0: 64 for each API key, without keys any"),
+    ] = 0
     open_tasks: Annotated[
         int, Meta(ge=0, description="tasks started by POST that may be unfinished at once; 0 for no limit")
     ] = 0
@@ -130,8 +133,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         """Without secrets, so that none gets into a log."""
-        shown = {name: "***" if name in SECRETS and value else value for name, value in msgspec.structs.asdict(self).items()}
-        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """As `__repr__`, for whoever prints it with rich."""
+        values = msgspec.structs.asdict(self)
+        return [(name, "***" if name in SECRETS and value else value) for name, value in values.items()]
 
     @property
     def manifest_path(self) -> Path | None:

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 TICK_S = 0.5
 _ANSWER_S = 5.0
 _SEEK_S = 60.0  # behind a rebalance, until the records before the committed offset have come again
+_SHOWN_KEY_BYTES = 128
 _QUIET_S = 2.0  # nothing fetched for so long, though the broker answers: there is nothing to fetch
 
 
@@ -95,10 +96,15 @@ async def process_record(
     except Exception as error:
         if is_ending():  # not the record's fault: it is unacknowledged, and comes again
             raise NotProcessedError(describe_error(error)) from error
-        logger.exception("stage %s cannot process %s (key %r)", stage.name, record.source, record.key)
+        logger.exception("stage %s cannot process %s (key %r)", stage.name, record.source, shown_key(record))
         await frame.bury(record, DeadLetterType.INTERNAL, describe_error(error))
         await _fail(stage, record, describe_error(error))
         receipt.release()
+
+
+def shown_key(record: Record) -> bytes | None:
+    """As much of a key as a line of a log should hold."""
+    return record.key if record.key is None else record.key[:_SHOWN_KEY_BYTES]
 
 
 async def _fail(stage: Stage, record: Record, message: str) -> None:
@@ -180,7 +186,7 @@ class StageRunner:
         self.breaker.buried(key, error_type)
         self._clean.discard(key)
         self.dead_letters_count += 1
-        logger.warning("dead letter from %s: %s (%s), key %r", record.source, message, error_type, record.key)
+        logger.warning("dead letter from %s: %s (%s), key %r", record.source, message, error_type, shown_key(record))
         await self.publisher.publish([dead_letter(record, self.stage.name, error_type, message)])
 
     def _trip(self, record: Record, error_type: DeadLetterType) -> NoReturn:

@@ -5,7 +5,8 @@ import uuid
 import msgspec
 
 from pipeline.blobs import BlobError, BlobStore, read_checked
-from pipeline.records import UNDECODABLE, DeadLetterError, Record, correlation_id_of
+from pipeline.records import UNDECODABLE, DeadLetterError, Record, correlation_id_of, request_id_of
+from pipeline.request_lists import read_lists
 from pipeline.scoring.voiceprint import Voiceprint, VoiceprintError, decode
 from pipeline.transitions import TaskLog, derived_correlation_id
 from schemas.errors import DeadLetterType, ErrorDetail
@@ -63,14 +64,13 @@ def owner(record: Record) -> Technology:
     return technology
 
 
-def with_lists(request: StartTask, store: BlobStore) -> StartTask:
+def with_lists(technology: Technology, request: StartTask, store: BlobStore) -> StartTask:
     """The request with the lists that its blob holds. Raises DeadLetterError when they are gone or others, OSError."""
     assert request.lists is not None
     try:
-        given = _DECODER.decode(read_checked(store, request.lists))
+        lists = read_lists(technology, read_checked(store, request.lists))
     except (BlobError, *UNDECODABLE) as error:
         raise DeadLetterError(DeadLetterType.BLOB_MISSING, str(error)) from None
-    lists = {name: getattr(given, name) for name in ("voiceprints", "voiceprints_a", "voiceprints_b")}
     return msgspec.structs.replace(request, **lists)
 
 
@@ -85,7 +85,8 @@ def task_log(record: Record, technology: Technology, owner: str | None) -> TaskL
         except ValueError:
             message = f"a request's key is its task id, a UUID; this is {record.key[:60]!r}"
             raise DeadLetterError(DeadLetterType.KEY_INVALID, message) from None
-    return TaskLog(technology, task_id, correlation_id or derived_correlation_id(task_id), owner=owner)
+    correlation_id = correlation_id or derived_correlation_id(task_id)
+    return TaskLog(technology, task_id, correlation_id, request_id=request_id_of(record), owner=owner)
 
 
 def decode_list(name: str, texts: list[str] | None) -> list[Voiceprint]:

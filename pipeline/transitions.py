@@ -84,22 +84,38 @@ class TaskLog:
         *,
         call_id: str | None = None,
         first_revision: int = 0,
+        request_id: str | None = None,
         owner: str | None = None,
     ) -> None:
         self.technology = technology
         self.task_id = task_id
         self.revision = first_revision
         self._correlation_id = correlation_id
+        self._request_id = request_id
         self._call_id: str | msgspec.UnsetType = msgspec.UNSET if call_id is None else call_id
         self._owner: str | msgspec.UnsetType = msgspec.UNSET if owner is None else owner
 
     @classmethod
     def of_call(
-        cls, technology: Technology, call_id: str, correlation_id: str, *, first_revision: int = 0, owner: str | None = None
+        cls,
+        technology: Technology,
+        call_id: str,
+        correlation_id: str,
+        *,
+        first_revision: int = 0,
+        request_id: str | None = None,
+        owner: str | None = None,
     ) -> "TaskLog":
         """The log of a call's task."""
-        task_id = call_task_id(call_id, technology)
-        return cls(technology, task_id, correlation_id, call_id=call_id, first_revision=first_revision, owner=owner)
+        return cls(
+            technology,
+            call_task_id(call_id, technology),
+            correlation_id,
+            call_id=call_id,
+            first_revision=first_revision,
+            request_id=request_id,
+            owner=owner,
+        )
 
     def pending(self, source: str) -> OutgoingRecord:
         """The task is known."""
@@ -116,7 +132,7 @@ class TaskLog:
         """The result is here; a large one goes to the blob store. Raises OSError when that cannot take it."""
         raw = _JSON.encode(result)
         if len(raw) > MAX_RECORD_BYTES - _ENVELOPE_BYTES:
-            name = result_name(self.task_id, raw)
+            name = result_name(store.installation, self.task_id, raw)
             store.put(name, raw)
             return self._record(TaskState.DONE, source, result_ref=name)
         return self._record(TaskState.DONE, source, result=msgspec.Raw(raw))
@@ -135,4 +151,6 @@ class TaskLog:
             Header.CORRELATION_ID: self._correlation_id,
             Header.SOURCE: source,
         }
+        if self._request_id is not None:  # most tasks come from no HTTP request
+            headers[Header.REQUEST_ID] = self._request_id
         return OutgoingRecord("results", self.task_id.encode(), _JSON.encode(transition), headers_of(headers))

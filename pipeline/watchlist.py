@@ -83,4 +83,6 @@ class WatchlistFollower:
         except UNDECODABLE as error:
             # Logged, not buried: every worker reads the whole list at every start.
             place = f"{record.topic}/{record.partition}/{record.offset}"
-            logger.warning("watch list: the entry of %s at %s is no voiceprint and is left out: %s", subject, place, error)
+            logger.warning(
+                "watch list: the entry of %r at %s is no voiceprint and is left out: %s", subject[:128], place, error
+            )

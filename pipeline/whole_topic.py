@@ -6,6 +6,7 @@ from aiokafka.errors import UnknownTopicOrPartitionError
 
 from pipeline.cancellation import stop_consumer
 from pipeline.connection import aiokafka_options
+from pipeline.header_names import tolerate
 from pipeline.refusal import start_client
 from pipeline.settings import Settings
 
@@ -42,6 +43,7 @@ async def partition_numbers(settings: Settings) -> dict[str, set[int]]:
 async def open_topic(settings: Settings, topic: str, *, from_begin: bool) -> tuple[AIOKafkaConsumer, list[TopicPartition]]:
     """A started consumer of all partitions, at their begin or end. Raises KafkaError; then nothing is left open."""
     places = await partitions_of(settings, topic)
+    tolerate()
     consumer = AIOKafkaConsumer(**aiokafka_options(settings), enable_auto_commit=False, auto_offset_reset="earliest")
     try:
         await consumer.start()

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import msgspec
 
+from schemas.errors import ErrorDetail
 from schemas.tasks import Technology
 
 MAX_CALL_ID_CHARS = 128
@@ -25,6 +26,7 @@ class Header(enum.StrEnum):
     POSITION = "position"
     END = "end"
     OPTIONS = "options"
+    ABORT = "abort"
     CONTENT_TYPE = "content-type"
     CORRELATION_ID = "x-correlation-id"
     REQUEST_ID = "x-request-id"
@@ -79,7 +81,8 @@ class CallOptions(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `max_speech_length` (s) is the most speech of a channel that is used. The fields behind it are set where a file is cut into
     a call: `channel_numbers` are the file's channels that the call's channels were, `start_time` (s) is where the call begins
-    in the file, `is_file` says that its end will come however long that takes, `owner` is the name of the API key that sent it.
+    in the file, `is_file` says that its end will come however long that takes, `owner` is the name of the API key that sent it,
+    `request_id` the id of the HTTP request that it came with.
 
     Agents pass it on among themselves and skip what they do not know yet, so that versions can run beside each other.
     """
@@ -95,6 +98,7 @@ class CallOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     start_time: Annotated[float, msgspec.Meta(ge=0, le=604_800)] = 0.0
     is_file: bool = False
     owner: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_OWNER_CHARS)] | None = None
+    request_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CORRELATION_ID_CHARS)] | None = None
 
     def channel_number(self, channel: int) -> int:
         """What results call this channel of the call."""
@@ -107,7 +111,10 @@ class GivenOptions(CallOptions, frozen=True, forbid_unknown_fields=True):
 
 
 class MediaChunk(msgspec.Struct, frozen=True):
-    """One `media` record with its headers read. `options` is the header's text, on chunk 0 only."""
+    """One `media` record with its headers read. `options` is the header's text, on chunk 0 only.
+
+    With `abort` it is no chunk: its producer cannot go on, and says why.
+    """
 
     call_id: str
     sequence: int
@@ -116,3 +123,4 @@ class MediaChunk(msgspec.Struct, frozen=True):
     position: int | None = None
     end: bool = False
     options: str | None = None
+    abort: ErrorDetail | None = None

@@ -52,6 +52,8 @@ def test_a_password_is_never_shown_and_reaches_every_client() -> None:
     assert SECRET not in repr(settings)
     assert "kafka_username='ann'" in repr(settings)
     assert "kafka_password=''" in repr(Settings())
+    assert ("kafka_password", "***") in settings.__rich_repr__()
+    assert SECRET not in repr(settings.__rich_repr__())
     assert SECRET not in repr(faust_credentials(settings))
     assert aiokafka_options(settings)["sasl_plain_password"] == SECRET
     assert librdkafka_options(settings)["sasl.password"] == SECRET

@@ -3,13 +3,13 @@
 import hashlib
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from moto.server import ThreadedMotoServer
 
-from pipeline.blobs import BlobError, BlobStore, open_blobs, read_checked
+from pipeline.blobs import BlobError, BlobStore, checked_file, open_blobs, read_checked
 from pipeline.object_blobs import ObjectBlobs
 from pipeline.settings import Settings
 from schemas.requests import BlobRef
@@ -57,6 +57,19 @@ def test_what_is_put_is_read(store: BlobStore, content: bytes) -> None:
     assert not path.exists()
 
 
+def test_a_copy_to_read_has_no_name_that_could_be_left_behind(store: BlobStore, tmp_path: Path) -> None:
+    store.put("requests/a/b", LARGE)
+    with store.local("requests/a/b") as path:
+        assert list((tmp_path / "scratch").iterdir()) == []
+        for _ in range(2):
+            assert path.read_bytes() == LARGE
+        reference = BlobRef("requests/a/b", hashlib.sha256(LARGE).hexdigest(), len(LARGE))
+        with checked_file(store, reference) as other:
+            assert other.read_bytes() == LARGE
+    with pytest.raises(BlobError, match="not what was put there"), checked_file(store, BlobRef("requests/a/b", "0" * 64, 1)):
+        pass
+
+
 def test_a_file_is_moved_there(store: BlobStore, tmp_path: Path) -> None:
     file = tmp_path / "upload"
     file.write_bytes(LARGE)
@@ -77,6 +90,37 @@ def test_what_is_deleted_is_gone(store: BlobStore) -> None:
             ask("requests/a/b")
     with pytest.raises(BlobError), store.local("requests/a/b"):
         pass
+
+
+def test_a_bucket_that_is_not_there_says_nothing_of_its_blobs(store: BlobStore, tmp_path: Path) -> None:
+    """It may be made yet, or was named wrongly: callers wait, and bury nothing."""
+    away = ObjectBlobs("s3://nobodys/below", tmp_path)
+    file = tmp_path / "upload"
+    file.write_bytes(b"content")
+    asks: list[Callable[[], object]] = [
+        lambda: away.put("requests/a/b", b"content"),
+        lambda: away.put_file("requests/a/b", file),
+        lambda: away.size_bytes("requests/a/b"),
+        lambda: list(away.chunks("requests/a/b")),
+        lambda: away.delete("requests/a/b"),
+        lambda: list(away.entries()),
+    ]
+    for ask in asks:
+        with pytest.raises(OSError, match="object store"):
+            ask()
+    assert file.exists()
+
+
+def test_an_entry_is_what_the_listing_says(store: BlobStore) -> None:
+    store.put("requests/a/b", b"content")
+    [listed] = store.entries()
+    found = store.entry("requests/a/b")
+    assert found[:2] == listed[:2]
+    assert abs(found.modified_s - listed.modified_s) < 1
+    with pytest.raises(BlobError):
+        store.entry("requests/a/c")
+    with pytest.raises(BlobError, match="leads out"):
+        store.delete("../x")
 
 
 def test_a_store_that_does_not_answer_is_tried_again_by_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,7 +177,8 @@ def http_documents() -> dict[str, Schema]:
 def headers_by_topic() -> dict[str, Schema]:
     """The schema of each topic's headers, where a topic has any."""
     headers = {"requests": requests_headers(), "prints": prints_headers(), "results": results_headers()}
-    required = {"requests": [], "prints": [Header.SOURCE], "results": list(results_headers())}
+    always = [Header.CONTENT_TYPE, Header.CORRELATION_ID, Header.SOURCE]
+    required = {"requests": [], "prints": [Header.SOURCE], "results": always}
     found = {topic: headers_schema(headers[topic], required[topic]) for topic in headers}
     documents = topic_documents()
     keywords = ("type", "properties", "required", "additionalProperties")

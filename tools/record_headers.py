@@ -23,6 +23,7 @@ def _text(description: str, **more: object) -> Schema:
 
 
 _CORRELATION_ID = _text("Carried through to every record and answer that this one causes; generated when absent.")
+_REQUEST_ID = _text("The HTTP request that this one came with.")
 _SOURCE = _text("The record that caused this one.", pattern="^[^/]+/[0-9]+/[0-9]+$", examples=["media/3/1042"])
 
 
@@ -42,6 +43,11 @@ def media_headers() -> dict[Header, Schema]:
         ),
         Header.END: _text("On the call's last chunk.", const="1"),
         Header.OPTIONS: _text("On sequence 0: what is asked for; all technologies when absent.", **options),
+        Header.ABORT: _text(
+            "On sequence 0, again if need be, and without a value: no more comes. Why, as an error detail; its type `internal` "
+            "fails the call's tasks, as does any once they have begun; another rejects them.",
+            contentMediaType="application/json",
+        ),
         Header.CORRELATION_ID: _CORRELATION_ID,
     }
 
@@ -49,8 +55,7 @@ def media_headers() -> dict[Header, Schema]:
 def requests_headers() -> dict[Header, Schema]:
     """The headers of a `requests` record; none is needed."""
     content_type = _text("What the value is.", const="application/json")
-    request_id = _text("The HTTP request that this one came with.")
-    return {Header.CONTENT_TYPE: content_type, Header.CORRELATION_ID: _CORRELATION_ID, Header.REQUEST_ID: request_id}
+    return {Header.CONTENT_TYPE: content_type, Header.CORRELATION_ID: _CORRELATION_ID, Header.REQUEST_ID: _REQUEST_ID}
 
 
 def prints_headers() -> dict[Header, Schema]:
@@ -61,7 +66,13 @@ def prints_headers() -> dict[Header, Schema]:
 def results_headers() -> dict[Header, Schema]:
     """The headers of a `results` record."""
     content_type = _text("What the value is.", const="application/json")
-    return {Header.CONTENT_TYPE: content_type, Header.CORRELATION_ID: _CORRELATION_ID, Header.SOURCE: _SOURCE}
+    request_id = _text("The HTTP request that started the task, if one did.")
+    return {
+        Header.CONTENT_TYPE: content_type,
+        Header.CORRELATION_ID: _CORRELATION_ID,
+        Header.SOURCE: _SOURCE,
+        Header.REQUEST_ID: request_id,
+    }
 
 
 def dead_letters_headers() -> dict[Header, Schema]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from pipeline.media import wire
+from pipeline.media import system_calls, wire
 from pipeline.media.files import MediaError, MediaFile
 from pipeline.media.wire import DecodeLimits, Job, MediaInfo
 
@@ -28,11 +28,12 @@ def run(file_fd: int, output_fd: int, job: bytes, server_pid: int) -> int:
     try:
         _keep_only(file_fd, output_fd)
         asked = msgspec.msgpack.decode(job, type=Job)
-        _confine(asked.limits, server_pid)
+        decoding = _Decoding(asked)
+        decoding.is_filtered = _confine(asked.limits, server_pid)
     except Exception:  # noqa: BLE001 - whatever it is, it is not the file's fault
         return wire.EXIT_UNCONFINED
     try:
-        _Decoding(asked).run()
+        decoding.run()
     except Exception:  # noqa: BLE001 - nobody listens, or there is no memory to say anything
         return wire.EXIT_FAILED
     return wire.EXIT_DONE
@@ -47,8 +48,8 @@ def _keep_only(file_fd: int, output_fd: int) -> None:
     os.closerange(_OPEN_FDS, MAX_DESCRIPTORS)
 
 
-def _confine(limits: DecodeLimits, server_pid: int) -> None:
-    """Take the limits on, for ever. Raises OSError."""
+def _confine(limits: DecodeLimits, server_pid: int) -> bool:
+    """Take the limits on, for ever; whether the filter of system calls is one of them. Raises OSError."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != server_pid:  # the server was gone before the call
         os._exit(wire.EXIT_UNCONFINED)
@@ -61,6 +62,7 @@ def _confine(limits: DecodeLimits, server_pid: int) -> None:
     _limit(resource.RLIMIT_NPROC, 0)
     _limit(resource.RLIMIT_NOFILE, _OPEN_FDS)
     _limit(resource.RLIMIT_AS, limits.memory_bytes)
+    return system_calls.restrict()
 
 
 def _limit(what: int, soft: int, hard: int | None = None) -> None:
@@ -81,10 +83,11 @@ class _Decoding:
         self._job = job
         self._output = socket.socket(fileno=_OUTPUT_FD)
         self._sent_at_s = 0.0
+        self.is_filtered = True
 
     def run(self) -> None:
         """Say what the file is, or why it is nothing. Raises OSError when nobody listens."""
-        self._send(wire.LIVING)
+        self._send(wire.LIVING if self.is_filtered else wire.UNFILTERED)
         try:
             info = self._decode()
         except MediaError as error:

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import errno
+import functools
+import logging
 import math
 import os
 import signal
@@ -19,6 +21,8 @@ from pipeline.media import wire
 from pipeline.media.files import MediaError
 from pipeline.media.wire import Exit, Job, MediaInfo
 from schemas.media import MAX_CHANNELS, MAX_CHUNK_BYTES, SAMPLE_RATES_HZ, AudioFormat, Encoding
+
+logger = logging.getLogger(__name__)
 
 OnExit = Callable[[Exit], None]
 
@@ -39,6 +43,10 @@ _FAULTS = {
     signal.SIGTRAP,
 }
 _ENVIRONMENT = {"LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a fork takes one thread along
+
+
+class DecoderError(OSError):
+    """A decoder stood still or was ended from outside: trouble of the machine, unless the same file has it again."""
 
 
 class ServerLink:
@@ -118,7 +126,7 @@ class ChildLink:
     def info(self) -> MediaInfo:
         """What the file is, when all chunks have been taken."""
         if self._info is None:
-            raise ChildProcessError("the decoder has not ended")
+            raise DecoderError("the decoder has not ended")
         return self._info
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -139,12 +147,11 @@ class ChildLink:
             return kind, await self._receive(size)
         except EOFError:
             self._judge(await self._ending())
-            raise ChildProcessError("the decoder ended without a word") from None
-        except TimeoutError:
+            raise DecoderError("the decoder ended without a word") from None
+        except DecoderError:
             if not self._has_begun:
                 self._server.close()  # it is stuck, or the machine is; the next file gets a new one
-                raise
-            raise MediaError(f"{_HOPELESS}: nothing came of it for {self._limits.stall_s:g} s") from None
+            raise
 
     def _take(self, kind: bytes, content: bytes) -> bytes:
         """What a frame means; its audio, if any. The child may be in the hands of the file, so it is not believed."""
@@ -160,6 +167,9 @@ class ChildLink:
                     self._refusal = MediaError(_one_line(content))
                 case wire.LIVING:
                     self._has_begun = True
+                case wire.UNFILTERED:
+                    self._has_begun = True
+                    _warn_of_no_filter()
                 case _:
                     raise MediaError(_HOPELESS)
         except msgspec.MsgspecError:
@@ -200,11 +210,11 @@ class ChildLink:
         """How the child ended, as soon as it has."""
         await _readable(self._end, _START_S)
         if not (message := self._end.recv(wire.MAX_JOB_BYTES)):
-            raise ChildProcessError("the decoders' server ended")
+            raise DecoderError("the decoders' server ended")
         return msgspec.msgpack.decode(message, type=Exit)
 
     def _judge(self, ending: Exit) -> None:
-        """Raise when the child did not end well: MediaError when the file did it, OSError when not."""
+        """Raise when the child did not end well: MediaError when the file did it, DecoderError or OSError when not."""
         if ending.errno:
             raise OSError(ending.errno, os.strerror(ending.errno))
         if self._on_exit is not None:
@@ -215,15 +225,15 @@ class ChildLink:
                 raise MediaError(f"{_HOPELESS} in {self._limits.cpu_s} s of computing time")
             if number in _FAULTS:
                 raise MediaError(_HOPELESS)
-            raise ChildProcessError(f"the decoder was ended by signal {number}")
+            raise DecoderError(f"the decoder was ended by signal {number}")
         if os.WEXITSTATUS(ending.status) == wire.EXIT_UNCONFINED:
-            raise ChildProcessError("the decoder could not be confined")
+            raise DecoderError("the decoder could not be confined")
         if ending.status:
             raise MediaError(_HOPELESS)
 
 
 async def _readable(one: socket.socket, timeout_s: float) -> None:
-    """Wait until a socket has something. Raises TimeoutError.
+    """Wait until a socket has something. Raises DecoderError.
 
     In slices, each of which counts as itself however long it took: a process that was frozen has not been waiting.
     """
@@ -238,12 +248,17 @@ async def _readable(one: socket.socket, timeout_s: float) -> None:
                 return
     finally:
         loop.remove_reader(one)
-    raise TimeoutError(errno.ETIMEDOUT, "the decoder does not answer")
+    raise DecoderError(f"nothing came of the decoder for {timeout_s:g} s")
 
 
 def _set(ready: asyncio.Future[None]) -> None:
     if not ready.done():
         ready.set_result(None)
+
+
+@functools.cache
+def _warn_of_no_filter() -> None:
+    logger.warning("this machine has no filter of system calls (seccomp) for the decoders of media files: they run without")
 
 
 def _open_regular(path: Path) -> int:

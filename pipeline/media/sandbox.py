@@ -1,14 +1,14 @@
-"""Decoding of files from strangers, in child processes that a hostile file cannot get out of."""
+"""Decoding of files from strangers, in child processes that have no more than the file and a way to answer."""
 
 import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from pipeline.media.files import EVERYTHING, MediaError, Selection
-from pipeline.media.link import ChildLink, OnExit, ServerLink
+from pipeline.media.link import ChildLink, DecoderError, OnExit, ServerLink
 from pipeline.media.wire import DecodeLimits, Exit, Job, MediaInfo
 
-__all__ = ["DecodeLimits", "Exit", "MediaError", "MediaInfo", "Sandbox", "Selection"]
+__all__ = ["DecodeLimits", "DecoderError", "Exit", "MediaError", "MediaInfo", "Sandbox", "Selection"]
 
 _DEFAULT_LIMITS = DecodeLimits()
 
@@ -16,8 +16,10 @@ _DEFAULT_LIMITS = DecodeLimits()
 class Sandbox:
     """Decodes media files in confined processes, at most `max_children` at once; others wait for their turn.
 
-    A child has limits of memory, computing time, open files and time without a sign of life; it can write no file, start no
-    process, and has neither the environment nor the descriptors of this one. It is gone when this process is, however it ends.
+    A child has limits of memory, computing time, open files and time without a sign of life, and neither the environment nor
+    the descriptors of this process. Where Linux has seccomp, on x86_64 and aarch64, its system calls are filtered: it can open
+    no file and no socket, signal and start no process. Elsewhere code that a file brings to run can do what the user can, and
+    the log says so once. It is gone when this process is, however it ends.
 
     Args:
         max_children: how many files are decoded at once.
@@ -53,6 +55,7 @@ class Sandbox:
 
         Raises:
             MediaError: the file cannot be used.
+            DecoderError: its decoder stood still or was killed, which a file may cause and the machine too.
             OSError: it could not be tried; another time may do.
         """
         async with self._slots:

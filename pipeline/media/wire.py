@@ -11,6 +11,7 @@ HEADER = struct.Struct("!cI")  # of a frame: its kind, and the bytes of what fol
 
 # Kinds of frames from a child to the sandbox, in this order; LIVING may come between any two.
 LIVING = b"L"
+UNFILTERED = b"U"  # LIVING, from a child that could make any system call
 FORMAT = b"F"  # an AudioFormat
 AUDIO = b"A"  # a chunk; not when probing
 DONE = b"D"  # a MediaInfo

@@ -58,7 +58,8 @@ class Service:
         self.gate = Gate(settings, self.keyring)
         self.metrics = QueryMetrics()
         self.view = View(Path(settings.data_dir), settings.task_ttl_s)
-        self.hub = Hub(settings.task_ttl_s)
+        self.hub = Hub(settings.task_ttl_s, owner_of=self.view.owner_of)
+        self.keyring.on_change = self._recheck
         self.follower = Follower(settings, self.view, self.metrics, self.hub)
         self.waits = Waits(self.hub, self.view)
         self.starter = Starter(settings)
@@ -67,6 +68,10 @@ class Service:
         self.tasks = Tasks(settings, self.view, self.starter, self.keeper, self.metrics, self.open_tasks)
         self.work: asyncio.Task[None] | None = None
         self.blobs_problem: str | None = None
+
+    def _recheck(self) -> None:
+        self.gate.recheck()
+        self.hub.recheck()
 
     async def run(self) -> None:
         """Follows the topic and sweeps the view; ends only with a fault of ours."""
@@ -88,8 +93,8 @@ class Service:
         """Measures the blob store, and deletes what no task needs once the view knows all tasks."""
         while True:
             try:
-                if self.follower.caught_up:
-                    await self.keeper.sweep()
+                if self.follower.is_current:
+                    await self.keeper.sweep(lambda: self.follower.is_current)
                 else:
                     await self.keeper.measure()
                 self.blobs_problem = None

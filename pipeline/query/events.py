@@ -22,6 +22,7 @@ MAX_EVENTS = 1000
 MAX_EVENT_BYTES = 8_000_000
 
 Sees = Callable[[str | None], bool]  # whether a row of this owner may be shown
+Owners = Callable[[TaskRow], str | None]  # whose task a record is about
 Listener = TypeVar("Listener")
 
 _encoder = msgspec.json.Encoder()
@@ -89,8 +90,9 @@ class Stream:
     It ends when its reader falls too far behind; the reader comes back and begins with the current states.
     """
 
-    def __init__(self, sees: Sees, ttl_ms: int) -> None:
+    def __init__(self, sees: Sees, ttl_ms: int, is_welcome: Callable[[], bool]) -> None:
         self._sees, self._ttl_ms = sees, ttl_ms
+        self.is_welcome = is_welcome
         self._events: deque[bytes] = deque()
         self._size_bytes = 0
         self._taken: dict[str, tuple[int, int]] = {}  # task id -> the last revision, and when it was written (Unix ms)
@@ -104,15 +106,15 @@ class Stream:
         # as in the view, a call id that comes back after the task's lifetime begins a new task
         return row.revision > revision or written_at_ms <= row.updated_at_ms - self._ttl_ms
 
-    def _take(self, row: TaskRow) -> bool:
-        if self._ended.is_set() or not self._sees(row.owner) or not self._is_news(row):
+    def _take(self, row: TaskRow, owner: str | None) -> bool:
+        if self._ended.is_set() or not self._sees(owner) or not self._is_news(row):
             return False
         self._taken[row.task_id] = (row.revision, row.updated_at_ms)
         return True
 
-    def offer(self, row: TaskRow, event: bytes) -> None:
-        """A record has arrived."""
-        if not self._take(row):
+    def offer(self, row: TaskRow, owner: str | None, event: bytes) -> None:
+        """A record has arrived, of this owner's task."""
+        if not self._take(row, owner):
             return
         self._events.append(event)
         self._size_bytes += len(event)
@@ -122,7 +124,7 @@ class Stream:
 
     def current(self, row: TaskRow | None) -> bytes | None:
         """The event of a task's current state; None when a record of it has arrived before, which tells the same or more."""
-        if row is None or row.task_id in self._taken or not self._take(row):
+        if row is None or row.task_id in self._taken or not self._take(row, row.owner):
             return None
         return event_of(row, value_of(row))
 
@@ -151,8 +153,9 @@ class Stream:
 class Hub:
     """Everybody who waits or listens now."""
 
-    def __init__(self, ttl_s: float, max_listeners: int = MAX_LISTENERS) -> None:
-        """`ttl_s` is a task's lifetime after its last change."""
+    def __init__(self, ttl_s: float, max_listeners: int = MAX_LISTENERS, owner_of: Owners = lambda row: row.owner) -> None:
+        """`ttl_s` is a task's lifetime after its last change; `owner_of` knows owners that a record leaves out."""
+        self._owner_of = owner_of
         self._ttl_ms = round(ttl_s * 1000)
         self._max_listeners = max_listeners
         self._waiters: dict[str, set[Waiter]] = {}  # by task id
@@ -181,9 +184,9 @@ class Hub:
             yield waiter
 
     @contextlib.contextmanager
-    def streaming(self, call_id: str, sees: Sees) -> Iterator[Stream]:
+    def streaming(self, call_id: str, sees: Sees, is_welcome: Callable[[], bool] = lambda: True) -> Iterator[Stream]:
         """Joins a stream about the call, of what `sees` lets through. Raises TooManyListenersError."""
-        with self._joined(self._streams, call_id, Stream(sees, self._ttl_ms)) as stream:
+        with self._joined(self._streams, call_id, Stream(sees, self._ttl_ms, is_welcome)) as stream:
             if self.closed:
                 stream.end()
             yield stream
@@ -196,15 +199,23 @@ class Hub:
             for waiter in self._waiters.get(change.task_id, ()):
                 waiter.tell(change)
             if isinstance(change, TaskRow) and value is not None and change.call_id in self._streams:
-                event = event_of(change, value)
+                event, owner = event_of(change, value), self._owner_of(change)
                 for stream in self._streams[change.call_id]:
-                    stream.offer(change, event)
+                    stream.offer(change, owner, event)
 
     def stir(self) -> None:
         """The view has changed without records: everybody who waits looks again."""
         for waiters in self._waiters.values():
             for waiter in waiters:
                 waiter.stir()
+
+    def recheck(self) -> None:
+        """Who may see what has changed: streams that are not welcome any more end, and everybody who waits looks again."""
+        for streams in self._streams.values():
+            for stream in streams:
+                if not stream.is_welcome():
+                    stream.end()
+        self.stir()
 
     def close(self) -> None:
         """Lets everybody go, now and from now on."""

@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError
 
 from pipeline.cancellation import is_asked_for, stop_consumer
 from pipeline.connection import aiokafka_options
+from pipeline.header_names import tolerate
 from pipeline.query.events import Arrival, Hub
 from pipeline.query.metrics import QueryMetrics
 from pipeline.query.records import RecordInvalidError, read_change
@@ -66,14 +67,21 @@ async def _stop(consumer: AIOKafkaConsumer) -> None:
 
 
 class Follower:
-    """Feeds the view until cancelled. `problem` is None while Kafka answers, else what is wrong with it."""
+    """Feeds the view until cancelled. `problem` is None while Kafka answers, else what is wrong with it.
+
+    `caught_up`: what was on the topic at the start of the session is in the view, and it stays so. `is_current`: what was there
+    a probe ago is, now; a busy topic always holds something that is newer.
+    """
 
     def __init__(self, settings: Settings, view: View, metrics: QueryMetrics, hub: Hub) -> None:
         self._settings, self._view, self._metrics, self._hub = settings, view, metrics, hub
         self._topic = settings.topic(TOPIC)
+        tolerate()
         self._catching_up: dict[TopicPartition, int] = {}
         self.problem: str | None = "not connected yet"
         self.caught_up = False
+        self.is_current = False
+        self._last_ends: dict[TopicPartition, int] = {}
 
     async def run(self) -> None:
         """Follows for ever; only a fault of our own gets out."""
@@ -101,7 +109,7 @@ class Follower:
     def _fail(self, error: Exception, back_off_s: float) -> None:
         text, name = str(error) or "no answer in time", type(error).__name__
         self.problem = text if text.startswith(name) else f"{name}: {text}"  # aiokafka's errors name themselves
-        self.caught_up = False
+        self.caught_up = self.is_current = False
         logger.warning(
             "following %s on %s stopped (%s): again in %g s", self._topic, self._settings.broker, self.problem, back_off_s
         )
@@ -115,7 +123,7 @@ class Follower:
             partitions = await described_partitions(admin, self._topic)
             await asyncio.to_thread(self._view.bind, f"{cluster['cluster_id']}/{self._topic}")
             async with self._consumer(partitions) as consumer:
-                self._catching_up = await consumer.end_offsets(partitions)
+                self._catching_up = self._last_ends = await consumer.end_offsets(partitions)
                 deadline.reschedule(None)
                 self.problem = None
                 await self._follow(admin, consumer, partitions)
@@ -165,6 +173,8 @@ class Follower:
         # an end that lies beyond today's belonged to a topic that was emptied since
         self._catching_up = {p: end for p, end in self._catching_up.items() if positions[p] < min(end, ends[p])}
         self.caught_up = not self._catching_up
+        self.is_current = all(positions[p] >= min(self._last_ends[p], ends[p]) for p in partitions)
+        self._last_ends = ends
 
     async def _ingest(self, fetched: Fetched) -> None:
         arrivals: list[Arrival] = []

@@ -33,13 +33,22 @@ class MediaForm:
         try:
             parser = PushMultipartParser(_boundary(content_type), max_segment_count=MAX_PARTS)
             with parser:
-                async for piece in pieces:
+                async for piece in self._counted(pieces):
                     for event in parser.parse(piece) if piece else ():
                         await self._take(event)
         except MultipartError:
             raise request_invalid() from None
         if self.file is None:
             raise _no_file()
+
+    async def _counted(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """All of them: what stands before the first part and behind the last is no part, and has no end of its own."""
+        come = 0
+        async for piece in pieces:
+            come += len(piece)
+            if come > self._max_file_bytes + FRAME_BYTES:
+                raise media_too_large(come, self._max_file_bytes)
+            yield piece
 
     async def _take(self, event: MultipartSegment | bytes | bytearray | None) -> None:
         if isinstance(event, MultipartSegment):

@@ -9,13 +9,14 @@ from litestar.types import Scope
 from pipeline.query.addresses import client_of, counted_as, is_loopback
 from pipeline.query.errors import RequestRefusedError, head_too_large, key_invalid, key_missing, request_invalid
 from pipeline.query.keys import Keyring
-from pipeline.query.owners import ANYBODY, NOBODY, STATE_KEY, Caller
+from pipeline.query.owners import ANYBODY, GONE, NOBODY, STATE_KEY, Caller
 from pipeline.query.rate_limit import AtOnce, RateLimiter
 from pipeline.settings import Settings
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 METRICS_PATH = "/metrics"
 FAILURE_WINDOW_S = 60
+KEY_CONCURRENCY = 64  # where nothing else is set
 MAX_HEADERS = 100
 MAX_HEAD_BYTES = 32_768
 
@@ -50,9 +51,11 @@ class Gate:
 
     def __init__(self, settings: Settings, keyring: Keyring) -> None:
         self._keyring = keyring
+        self._inside: dict[int, Scope] = {}  # the requests with a key that are being answered
         self._requests = RateLimiter(settings.rate_limit, settings.rate_window_s)
         self._failures = RateLimiter(settings.key_failure_limit, FAILURE_WINDOW_S)
-        self._at_once = AtOnce(settings.concurrency)
+        # without keys, all clients behind one address are one
+        self._at_once = AtOnce(settings.concurrency or (0 if keyring.is_empty else KEY_CONCURRENCY))
 
     @contextlib.contextmanager
     def admitted(self, scope: Scope) -> Iterator[None]:
@@ -68,10 +71,18 @@ class Gate:
         client = caller.name or address
         self._check_rate(client, caller)
         self._at_once.enter(client, caller.concurrency)
+        self._inside[id(scope)] = scope
         try:
             yield
         finally:
+            del self._inside[id(scope)]
             self._at_once.leave(client)
+
+    def recheck(self) -> None:
+        """The keys are others now: they count for the requests that are being answered, too."""
+        for scope in self._inside.values() if not self._keyring.is_empty else ():
+            found = self._found(presented_keys(scope))
+            scope[STATE_KEY] = GONE if isinstance(found, RequestRefusedError) else found  # type: ignore[literal-required]  # as above
 
     def _is_open(self, scope: Scope) -> bool:
         # Everything else needs a key, also a path that leads nowhere: no spelling of a path gets around it.

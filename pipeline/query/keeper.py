@@ -1,22 +1,22 @@
 """The blob store as the query service uses it: names, a quota, and what is swept away with its tasks.
 
 A request's blob is this service's own business (its name holds the service's id), a result's is found by whoever has the task.
-A blob is older than `blob_grace_s` before it is swept: whoever wrote it may not have published its record yet.
 """
 
 import asyncio
-import logging
+import contextlib
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.blobs import REQUESTS, RESULTS, Blob, BlobError, BlobStore, open_blobs, scratch_folder
+from pipeline.blobs import REQUESTS, Blob, BlobError, BlobStore, open_blobs, scratch_folder
+from pipeline.query.instance import instance_id
+from pipeline.query.needs import Needs
 from pipeline.query.view import View
 from pipeline.settings import Settings
 
-logger = logging.getLogger(__name__)
-
 UPLOAD = "upload-"
-_REQUESTS_KEPT_S = 25 * 3600.0  # longer than a request stays on its topic
+AT_ONCE = 1000  # blobs that are judged while nobody is answered
 
 
 class StorageFullError(Exception):
@@ -24,15 +24,17 @@ class StorageFullError(Exception):
 
 
 class Keeper:
-    """One service's blobs. `reserve` and `release` belong to the event loop's thread."""
+    """One service's blobs. All of it belongs to the event loop's thread."""
 
-    def __init__(self, settings: Settings, view: View) -> None:
+    def __init__(self, settings: Settings, view: View, clock: Callable[[], float] = time.monotonic) -> None:
         """Raises OSError when the store cannot be used."""
         self.store: BlobStore = open_blobs(settings)
+        self.store.prepare()
         self.scratch: Path = scratch_folder(settings)
-        self._settings, self._view = settings, view
-        self._instance = view.instance_id()
-        self._used_bytes = 0
+        self._quota_bytes = settings.blob_quota_bytes
+        self._instance = instance_id(Path(settings.data_dir))
+        self._needs = Needs(settings, view, self._instance, self.store.installation, clock)
+        self._used_bytes = self._kept_bytes = 0
         self._reserved_bytes = 0
         for left in self.scratch.glob(f"{UPLOAD}*"):  # by a service that was killed: the view's lock says that none runs
             left.unlink(missing_ok=True)
@@ -41,50 +43,67 @@ class Keeper:
         """Where what a task is started from is kept."""
         return f"{REQUESTS}/{self._instance}/{task_id}"
 
+    @contextlib.contextmanager
+    def starting(self, task_id: str) -> Iterator[None]:
+        """The task is about to be started: its request stays until it is in the view, or is given up."""
+        self._needs.starting.add(task_id)
+        try:
+            yield
+        finally:
+            self._needs.starting.discard(task_id)
+
+    def hold(self, task_id: str) -> None:
+        """The task is started, but the view could not take it: its request stays until the view knows better."""
+        self._needs.unknown.add(task_id)
+
     def reserve(self, size_bytes: int) -> None:
         """So much more is about to be written. Raises StorageFullError."""
-        if self._used_bytes + self._reserved_bytes + size_bytes > self._settings.blob_quota_bytes:
-            raise StorageFullError(
-                f"the blob store holds {self._used_bytes} bytes, and may hold {self._settings.blob_quota_bytes}"
-            )
+        if self._used_bytes + self._reserved_bytes + size_bytes > self._quota_bytes:
+            raise StorageFullError(f"the blob store holds {self._used_bytes} bytes, and may hold {self._quota_bytes}")
         self._reserved_bytes += size_bytes
 
     def release(self, size_bytes: int, *, kept: bool) -> None:
         """What was reserved is a blob now, or is gone."""
         self._reserved_bytes -= size_bytes
-        self._used_bytes += size_bytes if kept else 0
+        if kept:
+            self._used_bytes += size_bytes
+            self._kept_bytes += size_bytes
 
     async def measure(self) -> None:
-        """Ask the store how much it holds. Raises OSError."""
-        self._used_bytes = await asyncio.to_thread(lambda: sum(blob.size_bytes for blob in self.store.entries()))
+        """Ask the store how much it holds, while nothing can be swept. Raises OSError."""
+        await self._listed()
+        self._needs.forget()
 
-    async def sweep(self) -> int:
-        """Delete what no task needs; how many blobs that were. Raises OSError; the next sweep goes on."""
-        blobs = await asyncio.to_thread(lambda: list(self.store.entries()))
-        now_s, swept = time.time(), 0
-        for blob in blobs:
-            if now_s - blob.modified_s > self._settings.blob_grace_s and not self._is_needed(blob, now_s):
-                await asyncio.to_thread(self._delete, blob.name)
+    async def sweep(self, is_current: Callable[[], bool]) -> int:
+        """Delete what no task needs, as long as the view knows all tasks; how many blobs that were.
+
+        Raises OSError, sqlite3.Error; the next sweep goes on.
+        """
+        blobs, swept = await self._listed(), 0
+        await asyncio.to_thread(self._needs.prepare, blobs)
+        for index, blob in enumerate(blobs):
+            if index % AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if not is_current():  # nothing is awaited before the view is asked: it has not begun anew meanwhile
+                break
+            if not self._needs.is_needed(blob) and await asyncio.to_thread(self._delete, blob):
+                self._used_bytes -= blob.size_bytes
                 swept += 1
-        await self.measure()
         return swept
 
-    def _delete(self, name: str) -> None:
-        try:
-            self.store.delete(name)
-        except BlobError:
-            logger.warning("the blob store holds %r, which is none of ours: left there", name)
+    async def _listed(self) -> list[Blob]:
+        kept_bytes = self._kept_bytes
+        blobs = await asyncio.to_thread(lambda: list(self.store.entries()))
+        self._used_bytes = sum(blob.size_bytes for blob in blobs) + self._kept_bytes - kept_bytes
+        return blobs
 
-    def _is_needed(self, blob: Blob, now_s: float) -> bool:
-        kind, *folders, name = blob.name.split("/") if "/" in blob.name else ("", blob.name)
-        if kind not in (REQUESTS, RESULTS):
-            return True  # whoever put it there
-        if kind == RESULTS:
-            row = self._view.get(name[:36])
-            return row is not None and row.result_ref == blob.name
-        if now_s - blob.modified_s > _REQUESTS_KEPT_S:
+    def _delete(self, blob: Blob) -> bool:
+        """Unless it is another by now: a worker's successor puts the same result under the same name."""
+        try:
+            found = self.store.entry(blob.name)
+        except BlobError:
+            return False  # gone meanwhile
+        if found.size_bytes != blob.size_bytes or abs(found.modified_s - blob.modified_s) >= 1.0:
             return False
-        row = self._view.get(name)
-        if row is None:  # another service's task may not have begun yet, and then only that service knows it
-            return folders != [self._instance]
-        return not row.state.is_final or now_s - row.updated_at_ms / 1000 <= self._settings.blob_grace_s
+        self.store.delete(blob.name)
+        return True

@@ -10,7 +10,7 @@ import logging
 import re
 import secrets
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -119,6 +119,7 @@ class Keyring:
         self._settings = settings
         self._entries: dict[str, KeyEntry] = {}
         self._names: dict[str, str] = {}
+        self.on_change: Callable[[], None] = lambda: None
         self._set(read_keys(settings))
 
     def _set(self, entries: dict[str, KeyEntry]) -> None:
@@ -138,6 +139,7 @@ class Keyring:
             logger.error("the API keys stay as they were: %s", error)  # noqa: TRY400  # one line says it
             return
         logger.info("read %d API keys", len(self._entries))
+        self.on_change()
 
     def find(self, key: bytes) -> Caller | None:
         """Whose key this is, None when it is nobody's."""

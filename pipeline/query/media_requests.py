@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Annotated, TypeVar
 
 import msgspec
 
-from pipeline.query.errors import request_invalid, validation_failed
+from pipeline.options import OptionsError, check_groups
+from pipeline.query.errors import RequestRefusedError, request_invalid, validation_failed
 from pipeline.query.validation import read_number
 from schemas.errors import DetailType, ErrorDetail
 from schemas.media import CallOptions, LanguageGroup
@@ -21,11 +23,15 @@ CHANNELS = re.compile(r"[0-9]{1,4}(?:,[0-9]{1,4}){0,255}", re.ASCII)
 T = TypeVar("T")
 
 
+class PriorError(ValueError):
+    """A language has two prior weights."""
+
+
 class WeightedLanguage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A language (RFC 5646 tag) and its prior weight."""
+    """A language (RFC 5646 tag) and its prior weight, 1 where none is given."""
 
     identifier: str
-    prior_weight: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    prior_weight: Annotated[float, msgspec.Meta(ge=0, le=1)] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ConfiguredGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,7 +132,30 @@ def read_config(technology: Technology, text: bytes | None) -> CallOptions:
         raise request_invalid() from None
     if isinstance(config, NoConfig):
         return options
-    return msgspec.structs.replace(options, **_language_options(config))
+    try:
+        options = msgspec.structs.replace(options, **_language_options(config))
+        check_groups(options)  # or the call would be a dead letter of an agent's
+    except (OptionsError, PriorError) as error:
+        raise validation_failed([_config_fault(str(error).removeprefix("options: "))]) from None
+    return options
+
+
+def read_asked(technology: Technology, values: Mapping[str, str], config: bytes | None) -> tuple[MediaParameters, CallOptions]:
+    """The query and the form's `config`. Raises RequestRefusedError: 400 when config is no JSON, 422 with all faults."""
+    parameters, options, details = MediaParameters(), CallOptions(), []
+    try:
+        parameters = read_parameters(technology, values)
+    except RequestRefusedError as refusal:
+        details += refusal.error.detail
+    try:
+        options = read_config(technology, config)
+    except RequestRefusedError as refusal:
+        if refusal.status is not HTTPStatus.UNPROCESSABLE_ENTITY:
+            raise
+        details += refusal.error.detail
+    if details:
+        raise validation_failed(details)
+    return parameters, options
 
 
 def _config_fault(message: str) -> ErrorDetail:
@@ -140,13 +169,16 @@ def _language_options(config: LanguageConfig) -> dict[str, object]:
     groups = [LanguageGroup(group.identifier, _named(group.languages, priors)) for group in config.groups]
     if allowed is not None:
         allowed = list(dict.fromkeys([*allowed, *(one for group in groups for one in group.languages)]))
-    return {"languages": allowed, "language_groups": groups, "language_priors": priors}
+    weights = {language: weight for language, weight in priors.items() if weight != 1.0}
+    return {"languages": allowed, "language_groups": groups, "language_priors": weights}
 
 
 def _named(languages: list[str | WeightedLanguage], priors: dict[str, float]) -> list[str]:
     for language in languages:
-        if isinstance(language, WeightedLanguage) and language.prior_weight != 1.0:
-            priors[language.identifier] = language.prior_weight
+        if isinstance(language, str) or isinstance(language.prior_weight, msgspec.UnsetType):
+            continue
+        if priors.setdefault(language.identifier, language.prior_weight) != language.prior_weight:
+            raise PriorError(f"{language.identifier!r} has two prior weights")
     return [language if isinstance(language, str) else language.identifier for language in languages]
 
 

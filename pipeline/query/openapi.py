@@ -26,7 +26,7 @@ from pipeline.query.errors import JSON_TYPE
 from pipeline.query.forms import CONFIG, FILE, FORM_TYPE
 from pipeline.query.media_requests import CAPPED, CHANNELS, CONFIGS, MAX_TIME_S
 from pipeline.query.push import MAX_WAIT_S
-from pipeline.query.validation import FIELDS
+from pipeline.request_lists import FIELDS
 from schemas.errors import RequestError
 from schemas.requests import MAX_VOICEPRINTS, ChannelMode
 from schemas.tasks import Technology

@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 
+from pipeline.query.errors import key_invalid
+
 STATE_KEY = "callstream_caller"
 
 
@@ -19,10 +21,12 @@ class Caller(msgspec.Struct, frozen=True):
     sees_all: bool = False
     rate_limit: int | None = None
     concurrency: int | None = None
+    is_gone: bool = False
 
 
 ANYBODY = Caller(sees_all=True)
 NOBODY = Caller()
+GONE = Caller(is_gone=True)  # whose key was taken away while the request was being answered
 
 
 def caller_of(scope: Mapping[str, Any]) -> Caller:
@@ -32,8 +36,15 @@ def caller_of(scope: Mapping[str, Any]) -> Caller:
 
 
 def owner_of(scope: Mapping[str, Any]) -> str | None:
-    """The owner of a task that this request starts."""
+    """The owner of a task that this request starts. Raises as `check_known`: without an owner it would be everybody's."""
+    check_known(scope)
     return caller_of(scope).name
+
+
+def check_known(scope: Mapping[str, Any]) -> None:
+    """Raises RequestRefusedError (401) when the request's key was taken away since it came."""
+    if caller_of(scope).is_gone:
+        raise key_invalid()
 
 
 def is_visible(owner: str | None, scope: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from litestar.types import Receive, Scope, Send
 from pipeline.query.edge import mark_held
 from pipeline.query.errors import too_many_listeners, validation_failed
 from pipeline.query.events import Hub, Stream, TooManyListenersError
-from pipeline.query.owners import is_visible
+from pipeline.query.owners import caller_of, check_known, is_visible
 from pipeline.query.validation import read_number, read_task_id
 from pipeline.query.view import View
 from schemas.errors import DetailType, ErrorDetail
@@ -75,7 +75,7 @@ class Waits:
         return row.state
 
     async def hold(self, technology: Technology, task_id_text: str, wait_s: float, scope: Scope, receive: Receive) -> None:
-        """Returns when the task may be answered. Raises RequestRefusedError: 422 (no UUID), or 503 when too many wait."""
+        """Returns when the task may be answered. Raises RequestRefusedError: 422 (no UUID), 503, 401 (a key taken away)."""
         task_id = read_task_id(task_id_text)
         state = self._state(technology, task_id, scope)
         if not wait_s or state is None or state.is_final or self._hub.closed:
@@ -93,6 +93,7 @@ class Waits:
                     gone.cancel()
         except TooManyListenersError:
             raise too_many_listeners() from None
+        check_known(scope)
 
 
 class EventAnswer:
@@ -105,10 +106,14 @@ class EventAnswer:
         """ASGI entry. Raises RequestRefusedError (503) when too many listen."""
         mark_held(scope)
         try:
-            with self._hub.streaming(self._call_id, lambda owner: is_visible(owner, scope)) as stream:
+            with self._streaming(scope) as stream:
                 await _send_until_gone(stream, self._events(stream, self._view.tasks_of_call(self._call_id)), receive, send)
         except TooManyListenersError:
             raise too_many_listeners() from None
+
+    def _streaming(self, scope: Scope) -> contextlib.AbstractContextManager[Stream]:
+        # both are asked for each event, since keys may be taken away
+        return self._hub.streaming(self._call_id, lambda owner: is_visible(owner, scope), lambda: not caller_of(scope).is_gone)
 
     async def _events(self, stream: Stream, known: list[str]) -> AsyncIterator[bytes]:
         for task_id in known:  # one by one: results may be large, and the reader slow

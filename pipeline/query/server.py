@@ -18,6 +18,7 @@ from pipeline.query.addresses import is_loopback
 from pipeline.query.app import create_app, running
 from pipeline.query.gate import MAX_HEAD_BYTES
 from pipeline.query.keys import Keyring, KeysError
+from pipeline.query.listener import REFUSABLE, Listener, max_connections, raise_file_limit
 from pipeline.query.protocol import Limits, protocol_class
 from pipeline.query.routes import EVENTS_PATH
 from pipeline.query.tls import TlsError, load_certificate, tls_context
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 15
-MAX_CONNECTIONS = 1000  # more get 503
+HANDSHAKE_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 60.0  # for a client that takes nothing of its answer
 BREAK_EVERY_S = 0.5
 
@@ -54,9 +55,21 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listens; `listening` is set also when that failed, and then `serve` raises."""
         try:
-            await super().startup(sockets)
+            await super().startup([])  # it would wait a minute for each client's TLS
+            for listener in sockets or ():
+                self.servers.append(await self._listen_on(listener))
         finally:
             self.listening.set()
+
+    async def _listen_on(self, listener: socket.socket) -> asyncio.Server:
+        config, tls = self.config, self.config.ssl
+        return await asyncio.get_running_loop().create_server(
+            lambda: config.http_protocol_class(config=config, server_state=self.server_state, app_state=self.lifespan.state),  # type: ignore[call-arg]  # as uvicorn does it
+            sock=listener,
+            ssl=tls,
+            backlog=BACKLOG,
+            ssl_handshake_timeout=None if tls is None else HANDSHAKE_TIMEOUT_S,
+        )
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serves until `should_exit` is set."""
@@ -113,8 +126,7 @@ def _check_exposed(address: str, settings: Settings, access: Access) -> None:
 
 def _listen(settings: Settings, access: Access) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # asyncio sets TCP_NODELAY only where the protocol is named; with socket.create_server an answer took 44 ms
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener = Listener(family, max_connections() + REFUSABLE)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
@@ -137,7 +149,7 @@ def _url(listener: socket.socket, access: Access) -> str:
 
 
 def _server(app: ASGIApp, settings: Settings, tls: ssl.SSLContext | None) -> _Server:
-    limits = Limits(settings.head_timeout_s, settings.body_timeout_s, READ_TIMEOUT_S, MAX_CONNECTIONS)
+    limits = Limits(settings.head_timeout_s, settings.body_timeout_s, READ_TIMEOUT_S, max_connections())
     config = uvicorn.Config(
         app,
         http=protocol_class(limits),
@@ -206,13 +218,13 @@ async def _serve_until_signal(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     access = Access(settings)
-    if settings.api_keys_file or settings.tls_cert_file:
-        loop.add_signal_handler(signal.SIGHUP, access.reload)
+    loop.add_signal_handler(signal.SIGHUP, access.reload)  # also with nothing to read anew: it would end the process
     await serve(settings, stop_event=stop, access=access)
 
 
 def run(settings: Settings) -> int:
     """`callstream query`: serves until SIGTERM or SIGINT. The exit code: 0, or 1 when it could not start or met a fault."""
+    raise_file_limit()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the follower says the same once, not ten times a second
     try:
         asyncio.run(_serve_until_signal(settings))

@@ -5,7 +5,7 @@ import contextlib
 import errno
 import hashlib
 import mmap
-import tempfile
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import IO
@@ -40,7 +40,7 @@ class Spool:
 
     def _flush(self) -> None:
         if self._file is None:
-            self._file = tempfile.NamedTemporaryFile(dir=self._keeper.scratch, prefix=UPLOAD, delete=False)  # noqa: SIM115
+            self._file = (self._keeper.scratch / f"{UPLOAD}{uuid.uuid4().hex}").open("x+b")  # readable as a blob is to be
         self._file.write(self._held)
         self._file.flush()
         self._hash.update(self._held)

@@ -15,7 +15,7 @@ from pipeline.query.forms import MediaForm
 from pipeline.query.openapi import LOCATION_HEADERS, START_REFUSALS, lists_operation, media_operation, refusal_specs
 from pipeline.query.owners import owner_of
 from pipeline.query.tasks import BASE_PATH, Tasks
-from pipeline.query.validation import FIELDS
+from pipeline.request_lists import FIELDS
 from pipeline.settings import Settings
 from schemas.http import TaskAccepted
 from schemas.tasks import Technology

@@ -16,15 +16,16 @@ from pipeline.query.edge import RequestIds
 from pipeline.query.errors import body_too_large, internal, task_not_found
 from pipeline.query.forms import MediaForm
 from pipeline.query.keeper import Keeper
-from pipeline.query.media_requests import media_request, read_config, read_parameters
+from pipeline.query.media_requests import media_request, read_asked
 from pipeline.query.metrics import QueryMetrics
 from pipeline.query.open_tasks import OpenTasks
 from pipeline.query.owners import is_visible
 from pipeline.query.records import around_result
 from pipeline.query.spool import read_body
 from pipeline.query.starter import INLINE_BYTES, Starter, StartTooLargeError, StartUnavailableError
-from pipeline.query.validation import check_start, read_lists, read_task_id
+from pipeline.query.validation import check_start, read_task_id
 from pipeline.query.view import TaskRow, View
+from pipeline.request_lists import read_lists
 from pipeline.settings import Settings
 from schemas.http import TaskAccepted
 from schemas.requests import StartTask
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 BASE_PATH = "/api/technology"
 CHECKS_AT_ONCE = 1  # large bodies that are looked at, for the sake of memory
+SMALL_BYTES = 1_000_000  # a body below waits for none of them
 
 Pieces = AsyncIterator[bytes]
 Scope = Mapping[str, object]  # of ASGI
@@ -47,7 +49,6 @@ class LargeAnswer(NamedTuple):
 
 
 Answer = bytes | LargeAnswer
-
 
 _encoder = msgspec.json.Encoder()
 
@@ -104,12 +105,13 @@ class Tasks:
         limit = self._settings.max_body_bytes
         body = await read_body(pieces, self.keeper, limit, body_too_large(limit))
         with contextlib.closing(body):
-            async with self._checking:
+            async with contextlib.nullcontext() if body.content_bytes < SMALL_BYTES else self._checking:
                 await asyncio.to_thread(check_start, technology, body.content())
             task_id = str(uuid.uuid4())
-            with self._place(technology, owner):
+            with self._place(technology, owner), self.keeper.starting(task_id):
                 if body.content_bytes <= INLINE_BYTES:
-                    request = StartTask(technology, **read_lists(technology, body.content()), owner=owner)
+                    lists = read_lists(technology, body.content())
+                    request = msgspec.structs.replace(StartTask(technology, owner=owner), **lists)
                 else:
                     request = StartTask(technology, lists=await body.keep(task_id), owner=owner)
                 return await self._start(technology, task_id, request, ids)
@@ -118,13 +120,12 @@ class Tasks:
         self, technology: Technology, form: MediaForm, values: Mapping[str, str], ids: RequestIds, owner: str | None = None
     ) -> tuple[str, bytes]:
         """Start from a media file that was read whole. Raises as `start_lists`."""
-        parameters = read_parameters(technology, values)
-        options = read_config(technology, form.config)
-        options = msgspec.structs.replace(options, owner=owner, correlation_id=ids.correlation_id)
+        parameters, options = read_asked(technology, values, form.config)
+        options = msgspec.structs.replace(options, owner=owner, correlation_id=ids.correlation_id, request_id=ids.request_id)
         call_id = f"upload-{uuid.uuid4()}"
         task_id = call_task_id(call_id, technology)
         assert form.file is not None
-        with self._place(technology, owner):
+        with self._place(technology, owner), self.keeper.starting(task_id):
             media = media_request(call_id, await form.file.keep(task_id), parameters, options)
             return await self._start(technology, task_id, StartTask(technology, media=media, owner=owner), ids)
 
@@ -149,4 +150,5 @@ class Tasks:
         try:
             await asyncio.to_thread(self._view.add_pending, task_id, technology, owner)
         except sqlite3.Error:  # the task is started whatever happens here; its first record makes it known
+            self.keeper.hold(str(task_id))
             logger.exception("task %s is started, but cannot be read until its first record comes", task_id)

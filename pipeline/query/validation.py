@@ -12,19 +12,18 @@ import msgspec
 
 from pipeline.query.errors import MAX_DETAILS, request_invalid, validation_failed
 from pipeline.query.records import canonical_task_id
+from pipeline.request_lists import FIELDS
 from schemas.errors import ContextValue, DetailType, ErrorDetail
 from schemas.requests import MAX_MATRIX, MAX_VOICEPRINTS
 from schemas.tasks import Technology
 
-# what each technology is started from
-FIELDS: dict[Technology, tuple[str, ...]] = {
-    Technology.GENDER_IDENTIFICATION: ("voiceprints",),
-    Technology.VOICEPRINT_COMPARISON: ("voiceprints_a", "voiceprints_b"),
-}
-
 Fields = Mapping[str, list[msgspec.Raw] | None]  # None for what is no list
 
-_UTF8_STEP_BYTES = 1_048_576
+_STEP_BYTES = 1_048_576
+# What a body may hold before anything is made of it: an honest one has 100,001 commas at most, for Base64 has none. Each part
+# of a list or an object is a Python object, 70 bytes for 2 of JSON, made while nothing else can run.
+MAX_COMMAS = 200_000
+MAX_COLONS = 10_000
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _TEXT = msgspec.json.Decoder(str)
@@ -51,12 +50,32 @@ def read_task_id(text: str) -> str:
 def _check_utf8(body: memoryview) -> None:
     """JSON is UTF-8 (RFC 8259, 8.1); msgspec looks only into the strings that it decodes."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    for start in range(0, len(body), _UTF8_STEP_BYTES):
-        decoder.decode(body[start : start + _UTF8_STEP_BYTES])
+    for start in range(0, len(body), _STEP_BYTES):
+        decoder.decode(body[start : start + _STEP_BYTES])
     decoder.decode(b"", final=True)
 
 
+def _has_more(body: memoryview, mark: bytes, most: int) -> bool:
+    count = 0
+    for start in range(0, len(body), _STEP_BYTES):
+        count += bytes(body[start : start + _STEP_BYTES]).count(mark)
+        if count > most:
+            return True
+    return False
+
+
+def _check_parts(body: memoryview) -> None:
+    details = []
+    if _has_more(body, b",", MAX_COMMAS):
+        details.append(ErrorDetail(["body"], "Too many elements.", DetailType.LIST_TOO_LONG, {"max_length": MAX_COMMAS}))
+    if _has_more(body, b":", MAX_COLONS):
+        details.append(ErrorDetail(["body"], "Too many keys.", DetailType.VALUE_INVALID, {"max_keys": MAX_COLONS}))
+    if details:
+        raise validation_failed(details)
+
+
 def _json_object(body: memoryview) -> Mapping[str, msgspec.Raw]:
+    _check_parts(body)
     try:
         _check_utf8(body)
         _ANYTHING.decode(body)
@@ -124,7 +143,10 @@ def _elements(value: msgspec.Raw) -> list[msgspec.Raw] | None:
 
 
 def check_start(technology: Technology, body: memoryview) -> None:
-    """Look at a POST's body. Raises RequestRefusedError: 400 when it is no JSON, 422 with what is wrong in it."""
+    """Look at a POST's body. Raises RequestRefusedError: 400 when it is no JSON, 422 with what is wrong in it.
+
+    A body of far too many parts is 422 before it is read, so also when it is no JSON.
+    """
     found = _json_object(body)
     fields = {name: _elements(found[name]) for name in FIELDS[technology] if name in found}
     details = []

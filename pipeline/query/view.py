@@ -17,10 +17,12 @@ import msgspec
 
 from pipeline.query.view_file import (
     FILE_NAME,
+    KNOWS_SINCE,
     SchemaVersionError,
     connect,
     create_tables,
     is_damage,
+    knows_since_ms,
     lock,
 )
 from schemas.tasks import TaskInfo, TaskState, Technology
@@ -48,8 +50,9 @@ ON CONFLICT (task_id) DO UPDATE SET is_started = 1, owner = coalesce(tasks.owner
 """
 STARTED_OPEN = """
 SELECT owner, count(*) FROM tasks
-WHERE is_started = 1 AND state IN ('pending', 'running') AND updated_at_ms > ? GROUP BY owner
-"""
+WHERE is_started = 1 AND state IN ('pending', 'running') AND updated_at_ms > ? AND technology <> 'voice-activity-detection'
+GROUP BY owner
+"""  # voice activity detection is not limited, see Tasks
 SELECT = """
 SELECT technology, revision, state, body, result_ref, updated_at_ms, call_id, owner
 FROM tasks WHERE task_id = ? AND updated_at_ms > ?
@@ -61,6 +64,7 @@ SET_OFFSET = """
 INSERT INTO offsets (topic, partition, next_offset) VALUES (?, ?, ?)
 ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset
 """
+OLD_RESULTS = "SELECT DISTINCT result_ref FROM tasks WHERE result_ref GLOB 'sha256-*' AND updated_at_ms > ?"
 SET_META = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 SWEEP = "DELETE FROM tasks WHERE rowid IN (SELECT rowid FROM tasks WHERE updated_at_ms <= ? LIMIT ?)"
 
@@ -99,8 +103,8 @@ def now_ms() -> int:
 class View:
     """The newest revision of every task.
 
-    `get`, `tasks_of_call`, `started_open` and `rebuild` belong to one thread, the event loop's; all that writes may be called
-    from any thread.
+    `get`, `owner_of`, `tasks_of_call`, `started_open` and `rebuild` belong to one thread, the event loop's; all that writes
+    may be called from any thread.
     """
 
     def __init__(self, folder: Path, ttl_s: float) -> None:
@@ -130,12 +134,14 @@ class View:
         writer = connect(self._path)
         try:
             create_tables(writer)
+            knows_since = knows_since_ms(writer)
             reader = connect(self._path)
         except (SchemaVersionError, sqlite3.Error):
             writer.close()
             raise
         self._writer, self._reader = writer, reader
         self.damaged = False
+        self.knows_since_ms = knows_since  # what was started here before, and has not begun, may not be in it
 
     def _move_aside(self, reason: str) -> None:
         aside = self._path.with_name(f"{FILE_NAME}.damaged-{now_ms()}")
@@ -190,6 +196,15 @@ class View:
         technology, revision, state, *rest = found
         return TaskRow(task_id, Technology(technology), revision, TaskState(state), *rest)
 
+    def owner_of(self, row: TaskRow) -> str | None:
+        """Whose task the row is about: what is known of it here counts, for a record may not say it."""
+        try:
+            found = self._reader.execute("SELECT owner FROM tasks WHERE task_id = ?", (row.task_id,)).fetchone()
+        except sqlite3.Error as error:
+            self._note_damage(error)
+            raise
+        return row.owner if found is None or found[0] is None else str(found[0])
+
     def tasks_of_call(self, call_id: str) -> list[str]:
         """The ids of a call's tasks that the agents have written of, at most 100."""
         try:
@@ -217,7 +232,7 @@ class View:
             writer.execute(ADD_PENDING, row)
 
     def started_open(self, since_ms: int) -> dict[str | None, int]:
-        """Owner -> how many tasks started here are not final and have moved since then. In the thread of `get`."""
+        """Owner -> how many tasks that were started here, and are counted, are not final and have moved since then."""
         return dict(self._reader.execute(STARTED_OPEN, (since_ms,)).fetchall())
 
     def bind(self, source: str) -> None:
@@ -232,13 +247,13 @@ class View:
             writer.execute("DELETE FROM tasks WHERE revision >= 0 OR updated_at_ms < ?", (self._opened_at_ms,))
             writer.execute("DELETE FROM offsets")
             writer.execute(SET_META, ("source", source))
+            self.knows_since_ms = now_ms()
+            writer.execute(SET_META, (KNOWS_SINCE, str(self.knows_since_ms)))
 
-    def instance_id(self) -> str:
-        """An id of this view's own, made when its file was."""
-        with self._transaction() as writer:
-            writer.execute("INSERT INTO meta (key, value) VALUES ('instance', ?) ON CONFLICT DO NOTHING", (uuid.uuid4().hex,))
-            found: str = writer.execute("SELECT value FROM meta WHERE key = 'instance'").fetchone()[0]
-        return found
+    def old_result_refs(self) -> set[str]:
+        """Every result that tasks have under a name of the previous release; reads all rows, on a connection of its own."""
+        with contextlib.closing(connect(self._path)) as connection:
+            return {name for (name,) in connection.execute(OLD_RESULTS, (now_ms() - self._ttl_ms,))}
 
     def next_offsets(self, topic: str) -> dict[int, int]:
         """Partition -> offset of the first record that has not been read yet."""

@@ -2,6 +2,7 @@
 
 import fcntl
 import sqlite3
+import time
 from pathlib import Path
 from typing import IO
 
@@ -9,6 +10,7 @@ FILE_NAME = "view.sqlite3"
 LOCK_NAME = "view.lock"
 SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 10.0
+KNOWS_SINCE = "knows_since_ms"
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (
@@ -70,6 +72,14 @@ def create_tables(writer: sqlite3.Connection) -> None:
         raise SchemaVersionError(f"schema version {version}, not {SCHEMA_VERSION}")
     writer.executescript(SCHEMA)
     writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def knows_since_ms(writer: sqlite3.Connection) -> int:
+    """When the file was made, empty; Unix time."""
+    first = (KNOWS_SINCE, str(time.time_ns() // 1_000_000))
+    writer.execute("INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT DO NOTHING", first)
+    found: str = writer.execute("SELECT value FROM meta WHERE key = ?", (KNOWS_SINCE,)).fetchone()[0]
+    return int(found)
 
 
 def lock(folder: Path) -> IO[bytes]:

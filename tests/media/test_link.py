@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from pipeline.media import wire
-from pipeline.media.link import ChildLink, ServerLink
+from pipeline.media.link import ChildLink, DecoderError, ServerLink
 from pipeline.media.sandbox import DecodeLimits, MediaError, MediaInfo, Selection
 from pipeline.media.wire import Exit, Job
 from schemas.media import AudioFormat, Encoding
@@ -100,15 +100,15 @@ async def test_reasons_are_one_short_line(path: Path) -> None:
 @pytest.mark.parametrize(
     ("ending", "expected"),
     [
-        (None, OSError),
+        (None, DecoderError),
         (Exit(errno=11), BlockingIOError),
-        (Exit(status=signal.SIGKILL), OSError),
-        (Exit(status=40), OSError),
+        (Exit(status=signal.SIGKILL), DecoderError),
+        (Exit(status=40), DecoderError),
         (Exit(status=signal.SIGSEGV), MediaError),
         (Exit(status=signal.SIGXCPU), MediaError),
-        (Exit(status=wire.EXIT_UNCONFINED << 8), OSError),
+        (Exit(status=wire.EXIT_UNCONFINED << 8), DecoderError),
         (Exit(status=wire.EXIT_FAILED << 8), MediaError),
-        (Exit(), OSError),
+        (Exit(), DecoderError),
     ],
 )
 @pytest.mark.parametrize("tail", [b"", b"A", wire.HEADER.pack(wire.AUDIO, 100) + b"cut off"])
@@ -117,3 +117,12 @@ async def test_how_a_child_ended_says_whose_fault_it_was(
 ) -> None:
     with pytest.raises(expected):
         await hear(path, GOOD_BEGIN, ending, tail)
+
+
+async def test_a_child_without_a_filter_of_system_calls_is_told_of_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    frames = [frame(wire.UNFILTERED), frame(wire.FORMAT, MONO), frame(wire.DONE, MediaInfo(MONO, 0.5, [0]))]
+    for _ in range(3):
+        await hear(path, frames)
+    assert [record.message for record in caplog.records if "seccomp" in record.message] == [
+        "this machine has no filter of system calls (seccomp) for the decoders of media files: they run without"
+    ]

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from pipeline.media.files import MediaFile
-from pipeline.media.sandbox import DecodeLimits, MediaError, MediaInfo, Sandbox, Selection
+from pipeline.media.sandbox import DecodeLimits, DecoderError, MediaError, MediaInfo, Sandbox, Selection
 from schemas.media import AudioFormat, Encoding
 from schemas.requests import ChannelMode
 from tests.media.samples import (
@@ -238,7 +238,7 @@ async def test_a_cancelled_consumer_leaves_no_child(sandbox: Sandbox, long_wav: 
 
 
 async def test_a_child_that_is_killed_by_another_is_not_the_files_fault(sandbox: Sandbox, long_wav: Path) -> None:
-    for number, expected in ((signal.SIGKILL, OSError), (signal.SIGSEGV, MediaError), (signal.SIGABRT, MediaError)):
+    for number, expected in ((signal.SIGKILL, DecoderError), (signal.SIGSEGV, MediaError), (signal.SIGABRT, MediaError)):
         probing = asyncio.create_task(sandbox.probe(long_wav))
         pids = await decoding(sandbox)
         os.kill(pids[0], signal.SIGSTOP)
@@ -261,8 +261,8 @@ async def test_a_frozen_child_is_ended_and_a_frozen_parent_is_not_the_files_faul
     probing = asyncio.create_task(sandbox.probe(long_wav, limits=NO_LIVES))
     pids = await decoding(sandbox)
     os.kill(pids[0], signal.SIGSTOP)
-    with pytest.raises((MediaError, OSError)):  # OSError where it had not said a word yet
-        await asyncio.wait_for(probing, 60)
+    with pytest.raises(DecoderError):  # it may be the machine that stands still
+        await asyncio.wait_for(probing, 180)
     assert await asyncio.to_thread(wait_until_gone, pids)
     chunks = sandbox.decode(long_wav, limits=NO_LIVES)
     await anext(chunks)
@@ -285,7 +285,7 @@ async def test_a_server_that_is_killed_is_replaced(sandbox: Sandbox, long_wav: P
     await asyncio.sleep(0)
     server_pid = sandbox.server_pid or 0
     os.kill(server_pid, signal.SIGKILL)
-    with pytest.raises(OSError, match="server"):
+    with pytest.raises(DecoderError, match="server"):
         await probing
     assert await asyncio.to_thread(wait_until_gone, [pid, server_pid])
     assert (await sandbox.probe(long_wav)).duration_s == 250.0

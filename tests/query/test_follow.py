@@ -115,6 +115,21 @@ async def test_comparison_is_published_with_both_lists(settings: Settings) -> No
     assert {name for name, _ in record.headers} == {"content-type", "x-correlation-id", "x-request-id"}
 
 
+async def test_a_file_carries_the_ids_of_its_request(settings: Settings) -> None:
+    word, file = f"{API}/{Technology.LANGUAGE_IDENTIFICATION}", {"file": ("call.wav", b"audio")}
+    groups = '{"groups": [{"identifier": "g", "languages": ["en", "en"]}]}'
+    async with serving(settings) as (_, client):
+        refused = await client.post(word, files=file, data={"config": groups}, params={"channel_mode": "stereo"})
+        assert refused.status_code == 422
+        found = [detail["location"] for detail in refused.json()["detail"]]
+        assert found == [["query", "channel_mode"], ["body", "config"]]
+        ids = {"x-correlation-id": "the-call", "x-request-id": "the-request"}
+        assert (await client.post(word, files=file, headers=ids)).status_code == 202
+    [record] = await read_requests(settings, 1)
+    options = json.loads(record.value or b"")["media"]["options"]
+    assert (options["correlation_id"], options["request_id"]) == ("the-call", "the-request")
+
+
 async def test_a_body_of_the_largest_size_fits_in_a_record(settings: Settings) -> None:
     voiceprint = "QUJD" * ((INLINE_BYTES - 100) // 4)
     async with serving(settings) as (_, client):
@@ -259,6 +274,7 @@ async def test_a_broker_that_goes_away_and_comes_back(
         rows = service.view.count()
         await asyncio.to_thread(embedded_broker.kill)
         await eventually(lambda: has_status(client, "/ready", 503))
+        assert not service.follower.is_current
         assert await has_status(client, "/health", 200)
         assert await has_state(client, f"{API}/{VAD.value}/{ids[0]}", "pending")
         refused = await client.post(f"{API}/{GENDER}", json=body)
@@ -270,4 +286,5 @@ async def test_a_broker_that_goes_away_and_comes_back(
         await eventually(lambda: is_ready(client))
         assert (await client.post(f"{API}/{GENDER}", json=body)).status_code == 202
         assert len(await read_requests(settings, 2)) == 2
+        assert service.follower.is_current
         assert applied(service) == 2

@@ -10,9 +10,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeline.query.errors import RequestRefusedError
-from pipeline.query.forms import MAX_FIELD_BYTES, MediaForm
+from pipeline.query.forms import FRAME_BYTES, MAX_FIELD_BYTES, MediaForm
 from pipeline.query.keeper import Keeper
-from pipeline.query.media_requests import MediaParameters, media_request, read_config, read_parameters
+from pipeline.query.media_requests import MediaParameters, media_request, read_asked, read_config, read_parameters
 from pipeline.query.view import View
 from pipeline.settings import Settings
 from schemas.media import CallOptions, LanguageGroup
@@ -107,6 +107,23 @@ async def test_what_is_no_form_is_400(keeper: Keeper, body: bytes) -> None:
     with refused(400):
         await read(keeper, body)
     assert list(keeper.scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+async def test_what_stands_around_the_parts_is_not_read_without_end(keeper: Keeper, where: str) -> None:
+    read_bytes = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read_bytes
+        if where == "behind":
+            yield part("file", b"x") + END
+        while True:
+            read_bytes += 65_536
+            yield b"\r\n" * 32_768
+
+    with contextlib.closing(MediaForm(keeper, MAX_FILE_BYTES)) as form, refused(413, ["body", "file"]):
+        await form.read(TYPE, None, body())
+    assert read_bytes <= MAX_FILE_BYTES + FRAME_BYTES + 65_536
 
 
 @pytest.mark.parametrize("content_type", ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; x=y"])
@@ -205,6 +222,14 @@ def test_config_that_is_no_json_is_400(text: bytes) -> None:
         (b'{"languages": [1]}', "value.invalid"),
         (b'{"languages": [{"identifier": "en", "prior_weight": 2}]}', "value.invalid"),
         (b'{"groups": [{"identifier": "", "languages": ["en"]}]}', "value.invalid"),
+        (b'{"groups": [{"identifier": "g", "languages": ["en", "en"]}]}', "value.invalid"),
+        (b'{"groups": [{"identifier": "g", "languages": ["en"]}, {"identifier": "h", "languages": ["en"]}]}', "value.invalid"),
+        (b'{"groups": [{"identifier": "g", "languages": ["en"]}, {"identifier": "g", "languages": ["fr"]}]}', "value.invalid"),
+        (b'{"languages": ["fr"], "groups": [{"identifier": "fr", "languages": ["en"]}]}', "value.invalid"),
+        (
+            b'{"languages": [{"identifier": "en", "prior_weight": 1}, {"identifier": "en", "prior_weight": 0.5}]}',
+            "value.invalid",
+        ),
         (b"[]", "value.invalid"),
     ],
 )
@@ -213,6 +238,23 @@ def test_a_wrong_config_is_422(text: bytes, kind: str) -> None:
         read_config(LANGUAGE, text)
     assert refusal.value.status == 422
     assert [(detail.location, detail.type) for detail in refusal.value.error.detail] == [(["body", "config"], kind)]
+
+
+def test_a_weight_counts_where_it_is_given() -> None:
+    weighted = b'{"identifier": "en", "prior_weight": 0.5}'
+    text = b'{"languages": ["en", {"identifier": "en"}, %s], "groups": [{"identifier": "g", "languages": [%s]}]}'
+    assert read_config(LANGUAGE, text % (weighted, weighted)).language_priors == {"en": 0.5}
+
+
+def test_what_is_wrong_in_the_query_and_in_config_is_said_together() -> None:
+    query = {"range_from": "x", "channel_mode": "stereo"}
+    with refused(422, ["query", "range_from"], ["query", "channel_mode"], ["body", "config"]):
+        read_asked(LANGUAGE, query, b'{"languages": []}')
+    with refused(422, ["body", "config"]):
+        read_asked(LANGUAGE, {}, b"[]")
+    with refused(400):
+        read_asked(LANGUAGE, query, b"{")
+    assert read_asked(LANGUAGE, {"channels": "1"}, None)[0] == MediaParameters(channels=[1])
 
 
 def test_a_key_that_nothing_needs_is_422_too() -> None:

@@ -106,6 +106,27 @@ async def test_waits_count_among_the_requests_at_once(settings: Settings) -> Non
         assert (await client.get(f"{PATH}/{task_id}")).status_code == 200
 
 
+@pytest.mark.parametrize(("own", "limit"), [("", 64), ("concurrency = 2", 2), ("concurrency = 0", None)])
+async def test_keys_have_a_limit_of_requests_at_once_and_others_none(
+    settings: Settings, tmp_path: Path, own: str, limit: int | None
+) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text(keys_toml("one", one=own))
+    for with_keys, most in ((settings, None), (replaced(settings, api_keys_file=str(file)), limit)):
+        async with made(with_keys) as service, client_at(service) as client:
+            task_id = uuid.uuid4()
+            service.view.add_pending(task_id, WORD, "one")
+            path = f"{PATH}/{task_id}?wait=60"
+            waits = [asyncio.create_task(client.get(path, headers=bearer("one"), timeout=90)) for _ in range(100)]
+            async with asyncio.timeout(60):
+                while service.hub.listeners + sum(wait.done() for wait in waits) < 100:  # noqa: ASYNC110  # as above
+                    await asyncio.sleep(0.01)
+            assert service.hub.listeners == (100 if most is None else most)
+            service.hub.close()
+            statuses = sorted([(await wait).status_code for wait in waits])
+            assert statuses == [200] * (most or 100) + [429] * (100 - (most or 100))
+
+
 async def test_too_many_headers(settings: Settings) -> None:
     async with made(settings) as service, client_at(service) as client:
         many = [(f"x-{n}", "1") for n in range(101)]
@@ -153,6 +174,14 @@ def test_open_tasks_are_counted_in_the_view(settings: Settings, tmp_path: Path) 
     view.apply([finished(second), finished(third)], {})
     assert view.started_open(0) == {}
     view.close()
+
+
+def test_voice_activity_detection_is_not_counted(settings: Settings, view: View) -> None:
+    view.add_pending(uuid.uuid4(), Technology.VOICE_ACTIVITY_DETECTION, "one")
+    assert view.started_open(0) == {}
+    limited = replaced(settings, open_tasks=1)
+    start(OpenTasks(limited, view, Keyring(limited)), view, "one")
+    assert view.started_open(0) == {"one": 1}
 
 
 def test_a_record_that_was_faster_than_our_row_is_counted_too(settings: Settings, view: View) -> None:

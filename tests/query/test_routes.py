@@ -1,5 +1,6 @@
 """One table of requests and answers, against the real application."""
 
+import hashlib
 import json
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -201,10 +202,17 @@ async def test_an_expired_task_is_not_found(settings: Settings) -> None:
     await service.close()
 
 
-async def test_a_result_kept_outside_the_record(client: httpx.AsyncClient, service: Service, settings: Settings) -> None:
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_a_result_kept_outside_the_record(
+    client: httpx.AsyncClient, service: Service, settings: Settings, is_new: bool
+) -> None:
     content = b'{"scores":{"columns_count":1,"rows_count":1,"values":[3]}}'
-    name = result_name(KNOWN, content)
-    open_blobs(settings).put(name, content)
+    name = result_name("topics", KNOWN, content) if is_new else f"sha256-{hashlib.sha256(content).hexdigest()}"
+    if is_new:
+        open_blobs(settings).put(name, content)
+    else:  # as the previous release did
+        (Path(settings.data_dir) / FOLDER_NAME).mkdir()
+        (Path(settings.data_dir) / FOLDER_NAME / name).write_bytes(content)
     word = Technology.VOICEPRINT_COMPARISON
     store(service, word, {"task": {"task_id": KNOWN, "state": "done"}}, result_ref=name)
     answer = await client.get(f"{COMPARISON}/{KNOWN}")

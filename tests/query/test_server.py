@@ -125,6 +125,16 @@ def program(settings: Settings) -> Iterator[subprocess.Popen[str]]:
         started.kill()
 
 
+def test_a_hangup_with_nothing_to_read_anew_ends_nothing(program: subprocess.Popen[str]) -> None:
+    assert program.stderr is not None
+    lines = iter(program.stderr.readline, "")
+    url = next(line for line in lines if line.startswith("listening on ")).removeprefix("listening on ").strip()
+    program.send_signal(signal.SIGHUP)
+    assert httpx.get(f"{url}/health").status_code == 200
+    program.send_signal(signal.SIGTERM)
+    assert program.wait(PATIENCE_S) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_program_cleanly(program: subprocess.Popen[str], number: signal.Signals) -> None:
     assert program.stderr is not None

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from pipeline.query import protocol, server
+from pipeline.query import listener, protocol, server
 from pipeline.query.protocol import _Pace
 from pipeline.query.server import serving
 from pipeline.settings import Settings
@@ -212,7 +212,7 @@ async def test_a_client_that_does_not_read_its_answer_is_cut_off(settings: Setti
 
 
 async def test_too_many_connections_get_503_in_our_envelope(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(listener, "MAX_CONNECTIONS", 2)
     async with serving(settings) as (url, _), contextlib.AsyncExitStack() as stack:
         first = [await stack.enter_async_context(connected(url)) for _ in range(2)]
         for connection in first:

@@ -110,6 +110,7 @@ FILE_OPTIONS = CallOptions(
     start_time=1.25,
     is_file=True,
     owner="anna",
+    request_id="request-1",
 )
 BLOB = BlobRef("a-reference", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", 0)
 FILE = MediaRequest(CALL_ID, BLOB, ChannelMode.MIX, [3, 1], 1.25, 61.75, FILE_OPTIONS)
