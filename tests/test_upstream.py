@@ -12,6 +12,7 @@ UPSTREAM = Path(__file__).parent.parent / "docs" / "upstream"
 NAMES = sorted(folder.name for folder in UPSTREAM.iterdir() if folder.is_dir())
 NO_BROKER = [
     "aiokafka-fetcher-close-cancelled",
+    "aiokafka-header-name-not-utf8",
     "faust-commit-past-head",
     "faust-failed-commit-forgotten",
     "faust-gap-counts-record",
