@@ -17,6 +17,7 @@ import stamina
 from pipeline.blobs import BlobError, BlobStore, checked_file, open_blobs
 from pipeline.delivery import Receipt, describe_error
 from pipeline.media.sandbox import DecodeLimits, DecoderError, MediaError, MediaInfo, Sandbox, Selection
+from pipeline.options import OptionsError, check_groups
 from pipeline.records import DeadLetterError, OutgoingRecord, Record, chunk_headers, headers_of
 from pipeline.settings import Settings
 from pipeline.stage import Frame, Stage
@@ -99,6 +100,12 @@ class IntakeStage:
     async def _decode(self, technology: Technology, media: MediaRequest, path: Path) -> None:
         selection = _selection(media)
         try:
+            check_groups(media.options)
+        except OptionsError as error:
+            detail = ErrorDetail(["body", "config"], f"{error}.", error.type)
+            await self._publisher.publish([_abort(technology, _without_groups(media), detail)])
+            return
+        try:
             _check_range(media)
             info = await self._sandbox.probe(path, selection, self._limits)
         except MediaError as error:
@@ -148,6 +155,11 @@ def _record(
 ) -> OutgoingRecord:
     headers = chunk_headers(info.format, sequence, position, end=end) + options
     return OutgoingRecord("media", media.call_id.encode(), chunk, headers)
+
+
+def _without_groups(media: MediaRequest) -> MediaRequest:
+    """With groups that contradict themselves the options would be no options: a dead letter."""
+    return msgspec.structs.replace(media, options=msgspec.structs.replace(media.options, language_groups=[]))
 
 
 def _check_range(media: MediaRequest) -> None:

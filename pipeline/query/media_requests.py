@@ -7,7 +7,6 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from pipeline.options import OptionsError, check_groups
 from pipeline.query.errors import RequestRefusedError, request_invalid, validation_failed
 from pipeline.query.validation import read_number
 from schemas.errors import DetailType, ErrorDetail
@@ -133,11 +132,9 @@ def read_config(technology: Technology, text: bytes | None) -> CallOptions:
     if isinstance(config, NoConfig):
         return options
     try:
-        options = msgspec.structs.replace(options, **_language_options(config))
-        check_groups(options)  # or the call would be a dead letter of an agent's
-    except (OptionsError, PriorError) as error:
-        raise validation_failed([_config_fault(str(error).removeprefix("options: "))]) from None
-    return options
+        return msgspec.structs.replace(options, **_language_options(config))
+    except PriorError as error:
+        raise validation_failed([_config_fault(str(error))]) from None
 
 
 def read_asked(technology: Technology, values: Mapping[str, str], config: bytes | None) -> tuple[MediaParameters, CallOptions]:

@@ -183,6 +183,18 @@ def test_what_is_no_audio_is_rejected(client: httpx.Client, system: System, file
     assert steps == [(0, "pending"), (1, "running"), (2, "rejected")]
 
 
+def test_groups_that_contradict_themselves_are_rejected(client: httpx.Client, system: System, samples: tuple[Any, int]) -> None:
+    groups = [{"identifier": name, "languages": ["it"]} for name in ("one", "two")]
+    location = start(client, LANGUAGE, wav(samples[0][:8000], samples[1]), config={"groups": groups})
+    body = final(client, location)
+    assert body["task"]["state"] == "rejected"
+    [detail] = body["error"]["detail"]
+    assert (detail["location"], detail["type"]) == (["body", "config"], "group.invalid")
+    assert "grouped twice" in detail["message"]
+    call_id = system.transitions(location.rpartition("/")[2])[Technology.LANGUAGE_IDENTIFICATION][0]["call_id"]
+    assert system.dead_letters(call_id.encode()) == []
+
+
 def test_a_channel_that_is_not_there_is_rejected(client: httpx.Client, samples: tuple[Any, int]) -> None:
     body = final(client, start(client, VAD, wav(samples[0][:8000], samples[1]), {"channels": "2"}))
     assert body["task"]["state"] == "rejected"

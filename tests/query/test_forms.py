@@ -222,10 +222,6 @@ def test_config_that_is_no_json_is_400(text: bytes) -> None:
         (b'{"languages": [1]}', "value.invalid"),
         (b'{"languages": [{"identifier": "en", "prior_weight": 2}]}', "value.invalid"),
         (b'{"groups": [{"identifier": "", "languages": ["en"]}]}', "value.invalid"),
-        (b'{"groups": [{"identifier": "g", "languages": ["en", "en"]}]}', "value.invalid"),
-        (b'{"groups": [{"identifier": "g", "languages": ["en"]}, {"identifier": "h", "languages": ["en"]}]}', "value.invalid"),
-        (b'{"groups": [{"identifier": "g", "languages": ["en"]}, {"identifier": "g", "languages": ["fr"]}]}', "value.invalid"),
-        (b'{"languages": ["fr"], "groups": [{"identifier": "fr", "languages": ["en"]}]}', "value.invalid"),
         (
             b'{"languages": [{"identifier": "en", "prior_weight": 1}, {"identifier": "en", "prior_weight": 0.5}]}',
             "value.invalid",

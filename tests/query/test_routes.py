@@ -211,7 +211,6 @@ async def test_a_result_kept_outside_the_record(
     if is_new:
         open_blobs(settings).put(name, content)
     else:  # as the previous release did
-        (Path(settings.data_dir) / FOLDER_NAME).mkdir()
         (Path(settings.data_dir) / FOLDER_NAME / name).write_bytes(content)
     word = Technology.VOICEPRINT_COMPARISON
     store(service, word, {"task": {"task_id": KNOWN, "state": "done"}}, result_ref=name)
