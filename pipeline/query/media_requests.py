@@ -22,12 +22,8 @@ CHANNELS = re.compile(r"[0-9]{1,4}(?:,[0-9]{1,4}){0,255}", re.ASCII)
 T = TypeVar("T")
 
 
-class PriorError(ValueError):
-    """A language has two prior weights."""
-
-
 class WeightedLanguage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A language (RFC 5646 tag) and its prior weight, 1 where none is given."""
+    """A language (RFC 5646 tag) and its prior weight, 1 where none is given, the smallest where several are."""
 
     identifier: str
     prior_weight: Annotated[float, msgspec.Meta(ge=0, le=1)] | msgspec.UnsetType = msgspec.UNSET
@@ -131,10 +127,7 @@ def read_config(technology: Technology, text: bytes | None) -> CallOptions:
         raise request_invalid() from None
     if isinstance(config, NoConfig):
         return options
-    try:
-        return msgspec.structs.replace(options, **_language_options(config))
-    except PriorError as error:
-        raise validation_failed([_config_fault(str(error))]) from None
+    return msgspec.structs.replace(options, **_language_options(config))
 
 
 def read_asked(technology: Technology, values: Mapping[str, str], config: bytes | None) -> tuple[MediaParameters, CallOptions]:
@@ -174,8 +167,7 @@ def _named(languages: list[str | WeightedLanguage], priors: dict[str, float]) ->
     for language in languages:
         if isinstance(language, str) or isinstance(language.prior_weight, msgspec.UnsetType):
             continue
-        if priors.setdefault(language.identifier, language.prior_weight) != language.prior_weight:
-            raise PriorError(f"{language.identifier!r} has two prior weights")
+        priors[language.identifier] = min(language.prior_weight, priors.get(language.identifier, 1.0))
     return [language if isinstance(language, str) else language.identifier for language in languages]
 
 

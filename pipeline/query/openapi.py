@@ -194,7 +194,7 @@ def _config_schema(technology: Technology) -> Schema:
 
 def media_operation(technology: Technology) -> type[Operation]:
     """A POST of a media file."""
-    file = Schema(type=OpenAPIType.STRING, content_media_type="application/octet-stream", description="WAV, FLAC, Ogg or MP3")
+    file = Schema(type=OpenAPIType.STRING, format="binary", description="WAV, FLAC, Ogg or MP3")
     schema = Schema(type=OpenAPIType.OBJECT, required=[FILE], properties={FILE: file, CONFIG: _config_schema(technology)})
     parts = {CONFIG: Encoding(content_type=JSON_TYPE)}
 

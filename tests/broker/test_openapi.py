@@ -12,7 +12,7 @@ from tests.system import open_system, wait_url
 
 pytestmark = pytest.mark.broker
 
-EXAMPLES = 12  # of each operation, besides those that its document asks for
+EXAMPLES = 30  # of each operation, besides those that its document asks for
 PATIENCE_S = 600
 
 

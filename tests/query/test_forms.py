@@ -222,10 +222,6 @@ def test_config_that_is_no_json_is_400(text: bytes) -> None:
         (b'{"languages": [1]}', "value.invalid"),
         (b'{"languages": [{"identifier": "en", "prior_weight": 2}]}', "value.invalid"),
         (b'{"groups": [{"identifier": "", "languages": ["en"]}]}', "value.invalid"),
-        (
-            b'{"languages": [{"identifier": "en", "prior_weight": 1}, {"identifier": "en", "prior_weight": 0.5}]}',
-            "value.invalid",
-        ),
         (b"[]", "value.invalid"),
     ],
 )
@@ -234,6 +230,11 @@ def test_a_wrong_config_is_422(text: bytes, kind: str) -> None:
         read_config(LANGUAGE, text)
     assert refusal.value.status == 422
     assert [(detail.location, detail.type) for detail in refusal.value.error.detail] == [(["body", "config"], kind)]
+
+
+def test_of_two_weights_the_smaller_counts() -> None:
+    text = b'{"languages": [{"identifier": "en", "prior_weight": 0.25}, {"identifier": "en", "prior_weight": 0.5}]}'
+    assert read_config(LANGUAGE, text).language_priors == {"en": 0.25}
 
 
 def test_a_weight_counts_where_it_is_given() -> None:
