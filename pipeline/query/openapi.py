@@ -12,6 +12,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import (
     Encoding,
+    OpenAPIFormat,
     OpenAPIMediaType,
     OpenAPIType,
     Operation,
@@ -194,7 +195,7 @@ def _config_schema(technology: Technology) -> Schema:
 
 def media_operation(technology: Technology) -> type[Operation]:
     """A POST of a media file."""
-    file = Schema(type=OpenAPIType.STRING, format="binary", description="WAV, FLAC, Ogg or MP3")
+    file = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY, description="WAV, FLAC, Ogg or MP3")
     schema = Schema(type=OpenAPIType.OBJECT, required=[FILE], properties={FILE: file, CONFIG: _config_schema(technology)})
     parts = {CONFIG: Encoding(content_type=JSON_TYPE)}
 
