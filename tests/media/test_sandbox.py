@@ -167,8 +167,8 @@ async def test_the_memory_limit_bites(sandbox: Sandbox, exits: Exits, wav: Path)
 
 
 async def test_the_limit_of_computing_time_bites(sandbox: Sandbox, exits: Exits, wav: Path) -> None:
-    claim(write(wav, noise(1, 8), 192_000), 500_000_000)
-    os.truncate(wav, 500_000_000)  # holds no bytes, but much to resample
+    claim(write(wav, noise(1, 8), 192_000), 4_000_000_000)
+    os.truncate(wav, 4_000_000_000)  # holds no bytes, but much to resample, however fast the machine is
     assert await refusal(sandbox, wav, DecodeLimits(cpu_s=1)) == "the file cannot be decoded in 1 s of computing time"
     assert os.WTERMSIG(exits[-1].status) == signal.SIGXCPU
     assert 0.5 < exits[-1].cpu_s < 2  # the kernel's own accounts differ a little from each other
@@ -211,6 +211,15 @@ def long_wav(wav: Path) -> Path:
     return write(wav, noise(4_000_000, 2), 16_000)
 
 
+@pytest.fixture
+def large_wav(tmp_path: Path) -> Path:
+    """Seconds of work for a decoder: nobody can catch one that is done in a few milliseconds."""
+    path = write(tmp_path / "large.wav", noise(1, 2), 16_000)
+    claim(path, 2_000_000_000)
+    os.truncate(path, 2_000_000_000)  # holds no bytes
+    return path
+
+
 async def test_a_child_is_not_ahead_of_the_one_who_asks(sandbox: Sandbox, long_wav: Path) -> None:
     task, pid = await begin(sandbox, long_wav)
     await asyncio.sleep(1)  # longer than the time to stall, which a consumer may take
@@ -219,7 +228,7 @@ async def test_a_child_is_not_ahead_of_the_one_who_asks(sandbox: Sandbox, long_w
     task.cancel()
 
 
-async def test_a_cancelled_consumer_leaves_no_child(sandbox: Sandbox, long_wav: Path) -> None:
+async def test_a_cancelled_consumer_leaves_no_child(sandbox: Sandbox, long_wav: Path, large_wav: Path) -> None:
     before = open_descriptors()
     for _ in range(3):
         task, pid = await begin(sandbox, long_wav)
@@ -227,7 +236,7 @@ async def test_a_cancelled_consumer_leaves_no_child(sandbox: Sandbox, long_wav: 
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await asyncio.to_thread(wait_until_gone, [pid])
-    probing = asyncio.create_task(sandbox.probe(long_wav))
+    probing = asyncio.create_task(sandbox.probe(large_wav))
     await decoding(sandbox)
     probing.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -237,9 +246,11 @@ async def test_a_cancelled_consumer_leaves_no_child(sandbox: Sandbox, long_wav: 
     assert (await sandbox.probe(long_wav)).duration_s == 250.0
 
 
-async def test_a_child_that_is_killed_by_another_is_not_the_files_fault(sandbox: Sandbox, long_wav: Path) -> None:
+async def test_a_child_that_is_killed_by_another_is_not_the_files_fault(
+    sandbox: Sandbox, long_wav: Path, large_wav: Path
+) -> None:
     for number, expected in ((signal.SIGKILL, DecoderError), (signal.SIGSEGV, MediaError), (signal.SIGABRT, MediaError)):
-        probing = asyncio.create_task(sandbox.probe(long_wav))
+        probing = asyncio.create_task(sandbox.probe(large_wav))
         pids = await decoding(sandbox)
         os.kill(pids[0], signal.SIGSTOP)
         os.kill(pids[0], number)
@@ -257,8 +268,10 @@ async def test_one_child_ends_without_the_others(sandbox: Sandbox, long_wav: Pat
     task.cancel()
 
 
-async def test_a_frozen_child_is_ended_and_a_frozen_parent_is_not_the_files_fault(sandbox: Sandbox, long_wav: Path) -> None:
-    probing = asyncio.create_task(sandbox.probe(long_wav, limits=NO_LIVES))
+async def test_a_frozen_child_is_ended_and_a_frozen_parent_is_not_the_files_fault(
+    sandbox: Sandbox, long_wav: Path, large_wav: Path
+) -> None:
+    probing = asyncio.create_task(sandbox.probe(large_wav, limits=NO_LIVES))
     pids = await decoding(sandbox)
     os.kill(pids[0], signal.SIGSTOP)
     with pytest.raises(DecoderError):  # it may be the machine that stands still
@@ -270,13 +283,13 @@ async def test_a_frozen_child_is_ended_and_a_frozen_parent_is_not_the_files_faul
     assert len([chunk async for chunk in chunks]) == 499
 
 
-async def test_signals_to_a_whole_group_end_no_child(sandbox: Sandbox, long_wav: Path) -> None:
-    probing = asyncio.create_task(sandbox.probe(long_wav))
+async def test_signals_to_a_whole_group_end_no_child(sandbox: Sandbox, large_wav: Path) -> None:
+    probing = asyncio.create_task(sandbox.probe(large_wav))
     pids = await decoding(sandbox)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         for pid in (*pids, sandbox.server_pid or 0):
             os.kill(pid, number)
-    assert (await probing).duration_s == 250.0
+    assert (await probing).duration_s > 31_000
 
 
 async def test_a_server_that_is_killed_is_replaced(sandbox: Sandbox, long_wav: Path) -> None:
