@@ -16,7 +16,7 @@ from pipeline.options import known_tasks
 from pipeline.records import UNDECODABLE, DeadLetterError, OutgoingRecord, Record
 from pipeline.settings import Settings
 from pipeline.stage import Frame
-from pipeline.transitions import TaskLog, failed, until_written
+from pipeline.transitions import TaskLog, failed, until_stored
 from schemas.errors import DeadLetterType, TaskError
 from schemas.media import MAX_CHANNELS
 from schemas.stream import CallBegin, CallEnd, Fault, Print, PrintRecord
@@ -133,7 +133,7 @@ class CallStage(ABC, Generic[Evidence]):
             case CallEnd():
                 result = await asyncio.to_thread(self.result, call.begin, call.evidence)
                 store = open_blobs(self.settings)
-                await self._close(call, await until_written(f"task {call.log.task_id}", call.log.done, source, result, store))
+                await self._close(call, await until_stored(f"task {call.log.task_id}", call.log.done, source, result, store))
             case Fault():
                 await self._close(call, call.log.ended(source, failed(heard.message)))
             case CallBegin():

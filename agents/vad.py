@@ -25,7 +25,7 @@ from pipeline.settings import Settings
 from pipeline.snapshots import SavedCalls, snapshot_record
 from pipeline.spoken import SpokenIndex
 from pipeline.stage import Frame, Stage
-from pipeline.transitions import TaskLog, failed, rejected, until_written
+from pipeline.transitions import TaskLog, failed, rejected, until_stored
 from schemas.errors import DeadLetterType, ErrorDetail
 from schemas.media import MediaChunk
 from schemas.stream import CallEnded, CallSnapshot
@@ -156,7 +156,7 @@ class VadStage:
         await self._advance(call, taken, source)
         if call.listener is not None:
             await self._publish_heard(call, await self._compute(call.listener.finish), source)
-            await self._publish(await until_written(f"call {call.call_id}", call.end, source))
+            await self._publish(await until_stored(f"call {call.call_id}", call.end, source))
         await self._close(call)
 
     async def _give_up(self, call: VadCall) -> None:

@@ -49,26 +49,14 @@ def derived_correlation_id(text: str) -> str:
     return str(uuid.uuid5(NAMESPACE, f"{text}/correlation"))
 
 
-async def until_read(what: str, read: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Read blobs in a thread; while the blob store is away the input waits. Raises what is not OSError."""
+async def until_stored(what: str, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Read or write blobs in a thread; while the store is full or away the task stays as it is, and so does its input."""
     async for attempt in stamina.retry_context(on=OSError, attempts=None, timeout=None, wait_initial=0.5, wait_max=5.0):
         with attempt:
             try:
-                return await asyncio.to_thread(read, *arguments, **named)
+                return await asyncio.to_thread(work, *arguments, **named)
             except OSError as error:
-                logger.warning("a blob cannot be read (%s), trying again until it works: %s", what, error)
-                raise
-    raise AssertionError("retried for ever")
-
-
-async def until_written(what: str, make: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Make records in a thread; while the blob store is full or away the task stays as it is, and so does its input."""
-    async for attempt in stamina.retry_context(on=OSError, attempts=None, timeout=None, wait_initial=0.5, wait_max=5.0):
-        with attempt:
-            try:
-                return await asyncio.to_thread(make, *arguments, **named)
-            except OSError as error:
-                logger.warning("a result cannot be written (%s), trying again until it works: %s", what, error)
+                logger.warning("%s waits for the blob store, trying again until it works: %s", what, error)
                 raise
     raise AssertionError("retried for ever")
 

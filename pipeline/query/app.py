@@ -9,7 +9,6 @@ from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
 
-import msgspec
 from litestar import Litestar, Request, Response, get
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
@@ -45,7 +44,6 @@ _GONE = "client disconnected prematurely"  # as Litestar words it
 METRICS_TYPE = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")  # Litestar adds it again
 
 AnyRequest = Request[object, object, State]
-_encoder = msgspec.json.Encoder()
 
 
 class Service:

@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,12 @@ class EmptyWatchlist:
 
 @pytest.fixture
 def open_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenBench:
-    """A bench with every stage; keyword arguments are settings, and `log` what the topics hold already."""
+    """A bench with every stage that calls meet; keyword arguments are settings, and `log` what the topics hold already."""
+    return opener(tmp_path, monkeypatch, (vad, extraction, language, gender, comparison))
+
+
+def opener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agents: Sequence[Any]) -> OpenBench:
+    """Opens benches with the stages of these agents' modules."""
     monkeypatch.setattr(comparison, "WatchlistFollower", EmptyWatchlist)
     opened_benches: list[Bench] = []
 
@@ -39,8 +44,7 @@ def open_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenBench:
     @asynccontextmanager
     async def opened(**changed: Any) -> AsyncIterator[Bench]:
         settings = bench_settings(tmp_path, language_model="tiny", **changed)
-        stages = [stage for module in (vad, extraction, language, gender, comparison) for stage in module.stages(settings)]
-        async with Bench(settings, *stages) as bench:
+        async with Bench(settings, *(stage for agent in agents for stage in agent.stages(settings))) as bench:
             opened_benches.append(bench)
             yield bench
 

@@ -150,7 +150,7 @@ def test_the_blob_store_meets_a_full_and_a_read_only_disk(system: System, disk: 
                 assert time.monotonic() < give_up_s, system.logs()
             outcome.judge(calls, expected).check()
             assert not outcome.tasks[task_id].finals
-            assert "a result cannot be written" in pool.workers[0].log.read_text()
+            assert "waits for the blob store" in pool.workers[0].log.read_text()
             repair()
             while not outcome.tasks[task_id].finals:
                 outcome.poll()
