@@ -17,8 +17,10 @@ COUNT := n=0; while read -r word _; do [ "$$word" != Collecting ] || { n=$$((n +
   [ $$((n % 25)) -ne 0 ] || $(SAY) "  $$n packages"; }; done
 
 FAULTS_REPORT := build/faults.jsonl
+ACCURACY_DATA ?= ../shared/speech
+EVALUATE = $(BIN)/callstream evaluate --output build/accuracy $(ACCURACY_ARGS)
 
-.PHONY: demo test faults lint setup lock bench clean help system test-tools $(MOVED)
+.PHONY: demo test faults lint setup lock bench accuracy clean help system test-tools $(MOVED)
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -44,6 +46,14 @@ faults: setup test-tools ## disturb everything for two hours: kills, cuts, bounc
 
 bench: setup ## measure what a call costs, voice activity detection, the query service, tasks over HTTP, and recovery
 	@for each in chain vad query starting recovery; do $(SAY) "benchmarks.$$each"; $(BIN)/python -m benchmarks.$$each; done
+
+accuracy: setup ## measure how good the answers are, into build/accuracy (ACCURACY_DATA=FOLDER ACCURACY_ARGS="--resamples 1000")
+	@if [ ! -e "$(ACCURACY_DATA)" ]; then $(SAY) "no folder $(ACCURACY_DATA): nothing measured;" \
+	  "callstream evaluate MANIFEST.csv takes recordings of your own"; exit 0; fi; \
+	if [ -e "$(ACCURACY_DATA)/vad_segments.csv" ]; then \
+	  $(EVALUATE) "$(ACCURACY_DATA)/vad_segments.csv" --technology vad; fi; \
+	if [ -e "$(ACCURACY_DATA)/clips.csv" ]; then \
+	  $(EVALUATE) "$(ACCURACY_DATA)/clips.csv" --technology voiceprint --technology language --technology gender; fi
 
 setup: system $(STAMP) ## install what is missing: system packages, Python packages
 

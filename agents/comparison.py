@@ -11,6 +11,7 @@ from pipeline.options import known_tasks
 from pipeline.publishing import RecordTooLargeError
 from pipeline.records import OutgoingRecord, Record
 from pipeline.scoring.comparison import compare
+from pipeline.scoring.profile import load_profile
 from pipeline.scoring.voiceprint import Voiceprint, VoiceprintSum, pack, unpack
 from pipeline.settings import Settings
 from pipeline.snapshots import PinnedReferences, snapshot_record
@@ -41,6 +42,10 @@ class ComparisonStage(RequestStage[CallComparison]):
 
     name = "comparison"
     technology = _COMPARISON
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._backend = load_profile(settings.calibration_profile).comparison
 
     async def start(self, frame: Frame) -> None:
         """Read the watch list to its end before the first record."""
@@ -119,14 +124,14 @@ class ComparisonStage(RequestStage[CallComparison]):
     def result(self, begin: CallBegin, evidence: CallComparison) -> ComparisonResult:
         """Channels that had speech are columns, references are rows."""
         spoken = [(number, one.merged()) for number, one in enumerate(evidence.channels) if one.speech_s > 0]
-        scores = compare([voiceprint for _, voiceprint in spoken], list(evidence.references.values()))
+        scores = compare([voiceprint for _, voiceprint in spoken], list(evidence.references.values()), self._backend)
         channels = [begin.options.channel_number(number) for number, _ in spoken]
         return ComparisonResult(scores, channels, list(evidence.references))
 
     def answer(self, request: StartTask) -> ComparisonResult:
         """Every voiceprint of list a against every one of list b."""
         columns, rows = decode_pair(request)
-        return ComparisonResult(compare(columns, rows))
+        return ComparisonResult(compare(columns, rows, self._backend))
 
 
 def _given(begin: CallBegin) -> dict[str, Voiceprint]:

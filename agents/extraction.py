@@ -19,6 +19,7 @@ from pipeline.models.models import ModelSet
 from pipeline.models.registry import fetch
 from pipeline.print_index import PrintIndex
 from pipeline.records import UNDECODABLE, DeadLetterError, OutgoingRecord, Record, headers_of
+from pipeline.scoring.extraction import voiceprint_of
 from pipeline.scoring.languages import MIN_SPEECH_S
 from pipeline.scoring.voiceprint import (
     MODEL,
@@ -26,7 +27,6 @@ from pipeline.scoring.voiceprint import (
     VOICE_DIMENSION,
     VoiceprintSum,
     encode,
-    from_embeddings,
     pack,
     unpack,
 )
@@ -50,7 +50,7 @@ def extract(models: ModelSet, utterance: Utterance) -> Print:
             f"{len(samples)} samples of audio for {utterance.end_sample - utterance.start_sample} samples of speech"
         )
     wide = to_wide(samples.astype(np.int16), utterance.sample_rate_hz)
-    voiceprint = from_embeddings(models.speaker.embed(wide), models.voice.embed(wide), utterance.speech_s)
+    voiceprint = voiceprint_of(models, wide, utterance.speech_s)
     long_enough = utterance.speech_s >= MIN_SPEECH_S
     languages = models.language.log_posteriors(wide).astype("<f4").tobytes() if long_enough else b""
     return Print(

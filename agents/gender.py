@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from agents.request_stage import RequestStage
 from pipeline.scoring.gender import gender_scores
+from pipeline.scoring.profile import load_profile
 from pipeline.scoring.voiceprint import VoiceprintSum, unpack
 from pipeline.settings import Settings
 from pipeline.stage import Stage
@@ -20,6 +21,10 @@ class GenderStage(RequestStage[list[VoiceprintSum]]):
     name = "gender"
     technology = Technology.GENDER_IDENTIFICATION
 
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._backend = load_profile(settings.calibration_profile).gender
+
     def new_evidence(self, begin: CallBegin) -> list[VoiceprintSum]:
         """A sum for each channel."""
         return [VoiceprintSum() for _ in range(begin.channels)]
@@ -30,7 +35,7 @@ class GenderStage(RequestStage[list[VoiceprintSum]]):
 
     def result(self, begin: CallBegin, evidence: list[VoiceprintSum]) -> GenderCallResult:
         """The scores of each channel, absent where there was no speech."""
-        scores = gender_scores([one.merged() for one in evidence])
+        scores = gender_scores([one.merged() for one in evidence], self._backend)
         return GenderCallResult(
             [
                 GenderChannel(begin.options.channel_number(number), round(one.speech_s, 3), **_named(pair))
@@ -41,7 +46,7 @@ class GenderStage(RequestStage[list[VoiceprintSum]]):
     def answer(self, request: StartTask) -> GenderResult:
         """The scores of each voiceprint, in input order."""
         voiceprints = decode_list("voiceprints", request.voiceprints)
-        pairs = zip(voiceprints, gender_scores(voiceprints), strict=True)
+        pairs = zip(voiceprints, gender_scores(voiceprints, self._backend), strict=True)
         return GenderResult([GenderVoiceprint(round(one.speech_s, 3), **_named(pair)) for one, pair in pairs])
 
 

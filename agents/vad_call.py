@@ -26,7 +26,7 @@ from schemas.tasks import Technology
 VAD = Technology.VOICE_ACTIVITY_DETECTION
 _MSGPACK = msgspec.msgpack.Encoder()
 _FILE_PATIENCE_S = 86_400.0  # as long as Kafka keeps what the call has sent by then
-_MOST_IN_A_GRID_STEP = 100  # utterances of a channel between two snapshots: one and its pause last 384 ms at least
+_MOST_IN_A_GRID_STEP = 100  # utterances of a channel between two snapshots: one and its pause last 470 ms at least
 _EVERY_SEQUENCE = 2**53  # of a call that was abandoned: whatever comes of it belongs to tasks that are final
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from pipeline.accuracy.calibrate_command import calibrate
+from pipeline.accuracy.command import evaluate
 from pipeline.connection import check
 from pipeline.letters_command import dead_letters
 from pipeline.query.keys_command import keys
@@ -97,6 +99,7 @@ def worker(settings: Settings, agents: str) -> None:
     from pipeline.app import UnknownAgentError
     from pipeline.models.errors import ModelError
     from pipeline.refusal import BrokerRefusedError
+    from pipeline.scoring.profile import ProfileError
     from pipeline.topics import TopicsError
     from pipeline.worker import run
 
@@ -107,7 +110,7 @@ def worker(settings: Settings, agents: str) -> None:
         sys.exit(run(names, settings))
     except UnknownAgentError as error:
         raise click.UsageError(str(error)) from None
-    except (BrokerRefusedError, ModelError, TopicsError) as error:
+    except (BrokerRefusedError, ModelError, ProfileError, TopicsError) as error:
         _say(str(error))
         sys.exit(EXIT_FAILED)
 
@@ -169,6 +172,8 @@ def watch(settings: Settings, call_id: str | None, as_json: bool) -> None:
 
 
 main.add_command(dead_letters)
+main.add_command(evaluate)
+main.add_command(calibrate)
 
 
 @main.group()

@@ -97,6 +97,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     models_manifest: Annotated[
         str, Meta(description="a manifest file of your own models; empty for the one that is built in")
     ] = ""
+    calibration_profile: Annotated[
+        str, Meta(description="file that `callstream calibrate` made of your recordings; empty for the built-in calibration")
+    ] = ""
     host: Annotated[str, Meta(min_length=1, description="address of the query service")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535, description="port of the query service; 0 takes a free one")] = 8080
     worker_port: Annotated[

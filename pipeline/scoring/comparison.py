@@ -4,21 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.scoring.calibration import comparison_llr
-from pipeline.scoring.voiceprint import SPEAKER_DIMENSION, Voiceprint
+from pipeline.scoring.calibration import ComparisonBackend, comparison_llr
+from pipeline.scoring.voiceprint import Voiceprint
 from schemas.results import ScoreMatrix
 
 _DECIMALS = 10_000.0
 
 
-def compare(columns: Sequence[Voiceprint], rows: Sequence[Voiceprint]) -> ScoreMatrix:
+def compare(columns: Sequence[Voiceprint], rows: Sequence[Voiceprint], backend: ComparisonBackend | None = None) -> ScoreMatrix:
     """Calibrated log-likelihood ratios (natural log), row-major; 0 where a voiceprint holds no speech."""
     if not columns or not rows:
         return ScoreMatrix(len(columns), len(rows), [])
-    scores = comparison_llr(_speakers(columns), _speakers(rows)).astype(np.float64)
+    scores = comparison_llr(columns, rows, backend).astype(np.float64)
     rounded = np.rint(scores * _DECIMALS) / _DECIMALS + 0.0  # a zero without a sign
     return ScoreMatrix(len(columns), len(rows), rounded.ravel().tolist())
-
-
-def _speakers(voiceprints: Sequence[Voiceprint]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    return np.stack([voiceprint.embedding[:SPEAKER_DIMENSION] for voiceprint in voiceprints])

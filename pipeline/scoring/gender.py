@@ -4,18 +4,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.scoring.calibration import gender_llr
+from pipeline.scoring.calibration import GenderBackend, gender_llr
 from pipeline.scoring.voiceprint import Voiceprint
 from schemas.results import GenderScore
 
 _MAX_LLR = 700.0  # exp() of more overflows
 
 
-def gender_scores(voiceprints: Sequence[Voiceprint]) -> list[tuple[GenderScore, GenderScore] | None]:
+def gender_scores(
+    voiceprints: Sequence[Voiceprint], backend: GenderBackend | None = None
+) -> list[tuple[GenderScore, GenderScore] | None]:
     """Male and female scores of each voiceprint; None where it holds no speech."""
     if not voiceprints:
         return []
-    llrs = gender_llr(np.stack([voiceprint.embedding for voiceprint in voiceprints]))
+    llrs = gender_llr(voiceprints, backend)
     return [_scores(float(llr)) if one.speech_s > 0 else None for one, llr in zip(voiceprints, llrs, strict=True)]
 
 

@@ -12,7 +12,9 @@ import webrtcvad
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.vad import cascade, counts, recordings
+from pipeline.accuracy.audio import Band
+from pipeline.accuracy.manifest import read_labelled
+from pipeline.accuracy.vad_detectors import carried, detector, silero_alone
 from pipeline.audio.vad import SpeechSpan, VadSnapshot, VoiceActivityDetector
 from pipeline.audio.vad_spans import VadParameters
 from pipeline.models.silero import SileroVad
@@ -49,8 +51,8 @@ def mixed(plan: list[tuple[str, float, float]], rate_hz: int, speech: Speech) ->
 
 
 def detect(audio: Int16Array, rate_hz: int, silero: SileroVad, parameters: VadParameters = SHORT_GRID) -> list[SpeechSpan]:
-    detector = VoiceActivityDetector(rate_hz, silero, parameters)
-    return detector.feed(audio) + detector.finish()
+    one = VoiceActivityDetector(rate_hz, silero, parameters)
+    return one.feed(audio) + one.finish()
 
 
 def assert_sound(spans: list[SpeechSpan], samples: int, rate_hz: int) -> None:
@@ -155,15 +157,23 @@ def test_finds_the_speech_of_a_call(silero: SileroVad, speech: Speech, rate_hz: 
     assert share[level < 1].mean() < 0.03
 
 
-def test_finds_what_people_marked_as_speech(silero: SileroVad) -> None:
+@pytest.mark.parametrize("band", list(Band))
+def test_finds_more_of_what_people_marked_than_silero_alone(silero: SileroVad, band: Band) -> None:
     if not (SHARED_SPEECH / "vad_segments.csv").is_file():
         pytest.skip("no labelled speech in ../shared/speech")
-    total = np.zeros(6, np.int64)
-    for recording in recordings(SHARED_SPEECH, 8000):
-        total += counts(recording, cascade(recording.samples, 8000, silero=silero, parameters=VadParameters()))
-    missed, speech_frames, false_alarms, other_frames, *_ = total
-    assert missed / speech_frames < 0.12
-    assert false_alarms / other_frames < 0.14
+    errors: dict[str, list[npt.NDArray[np.int64]]] = {"ours": [], "silero": []}
+    frames: list[tuple[int, int]] = []
+    for recording in read_labelled(SHARED_SPEECH / "vad_segments.csv"):
+        audio = carried(recording, band)
+        frames.append((int(audio.speech.sum()), int((~audio.speech).sum())))
+        for name, said in (
+            ("ours", detector(audio.samples, audio.rate_hz, silero=silero)),
+            ("silero", silero_alone(audio.samples, audio.rate_hz, silero=silero)),
+        ):
+            errors[name].append(np.array([(audio.speech & ~said.speech).sum(), (~audio.speech & said.speech).sum()]))
+    ours, alone = (np.sum(errors[name], axis=0) / np.sum(frames, axis=0) for name in ("ours", "silero"))
+    assert (ours < alone).all()
+    assert ours.sum() < 0.95 * alone.sum()
 
 
 @pytest.mark.parametrize("rate_hz", RATES_HZ)
@@ -174,6 +184,18 @@ def test_a_span_comes_within_half_a_second(silero: SileroVad, speech: Speech, ra
             assert start + step - span.end_sample <= 0.52 * rate_hz  # 20 ms of it are the step
             seen += 1
     assert seen >= 5
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+@given(mixes)
+@settings(max_examples=25, deadline=None)
+def test_no_span_comes_later(silero: SileroVad, speech: Speech, rate_hz: int, plan: list[tuple[str, float, float]]) -> None:
+    audio, step = mixed(plan, rate_hz, speech), rate_hz // 100
+    detector = VoiceActivityDetector(rate_hz, silero, SHORT_GRID)
+    for start in range(0, len(audio), step):
+        for span in detector.feed(audio[start : start + step]):
+            is_cut = span.end_sample - span.start_sample >= 9 * rate_hz
+            assert is_cut or start + step - span.end_sample <= rate_hz // 2 or start < 0.8 * rate_hz
 
 
 @pytest.mark.parametrize("rate_hz", RATES_HZ)
@@ -195,7 +217,7 @@ def test_less_than_800_ms_is_no_speech(silero: SileroVad, speech: Speech, rate_h
     assert len(detect(speech[rate_hz][start : start + size], rate_hz, silero)) == 1
     # speech that is over before the 800 ms are full waits for them
     detector = VoiceActivityDetector(rate_hz, silero)
-    burst = np.concatenate((speech[rate_hz][start : start + size // 2], np.zeros(size, np.int16)))
+    burst = np.concatenate((speech[rate_hz][start : start + size * 5 // 8], np.zeros(size, np.int16)))
     assert detector.feed(burst[: size - 1]) == []
     assert detector.keep_from_sample < size // 2
     assert len(detector.feed(burst[size - 1 :]) + detector.finish()) == 1
@@ -208,7 +230,7 @@ def test_a_span_ends_with_the_audio(silero: SileroVad, speech: Speech, rate_hz: 
     size = first.start_sample + 2 * rate_hz + extra
     spans = detect(speech[rate_hz][:size], rate_hz, silero)
     assert_sound(spans, size, rate_hz)
-    assert size - spans[-1].end_sample < rate_hz // 10
+    assert size - spans[-1].end_sample < rate_hz // 100
 
 
 def hostile(kind: str, samples: int, speech: Int16Array) -> Int16Array:
@@ -235,6 +257,8 @@ def test_hostile_audio(silero: SileroVad, speech: Speech, rate_hz: int, kind: st
     assert_sound(spans, len(audio), rate_hz)
     if kind == "clipped" and duration_s == 20.0:
         assert spans
+    elif kind == "square":  # a buzz that begins at full scale may be taken for the begin of a word
+        assert sum(span.end_sample - span.start_sample for span in spans) < 0.5 * rate_hz
     elif kind != "clipped":
         assert spans == []
 
@@ -242,25 +266,49 @@ def test_hostile_audio(silero: SileroVad, speech: Speech, rate_hz: int, kind: st
 def test_silence_never_reaches_silero(silero: SileroVad) -> None:
     detector = VoiceActivityDetector(8000, silero)
     detector.feed(np.zeros(8000 * 60, np.int16))
+    detector.feed(np.random.default_rng(2).normal(0, 9, 8000 * 600).astype(np.int16))  # -71 dBFS
     assert detector.windows_judged == 0
-    detector.feed(np.random.default_rng(2).normal(0, 3, 8000 * 600).astype(np.int16))
-    assert detector.windows_judged < 0.03 * 660 / 0.032  # webrtc hears something when it begins anew
+    detector.feed(np.random.default_rng(2).normal(0, 32, 8000 * 600).astype(np.int16))
+    assert detector.windows_judged < 0.03 * 600 / 0.032  # webrtc hears something when it begins anew
     detector.feed(np.zeros(1, np.int16))
     assert detector.position_sample - detector.keep_from_sample < 8000
 
 
+def passing(blocks: Int16Array, rate_hz: int) -> npt.NDArray[np.bool_]:
+    """Which blocks have 3 of 8 frames that webrtc, asked until that is sure, takes for speech."""
+    gate, found = webrtcvad.Vad(2), []  # type: ignore[no-untyped-call]
+    for block in blocks:
+        speech: list[bool] = []
+        while sum(speech) < 3 and len(speech) - sum(speech) < 6:
+            frame = block.reshape(8, -1)[len(speech)]
+            speech.append(gate.is_speech(frame.tobytes(), rate_hz))  # type: ignore[no-untyped-call]
+        found.append(sum(speech) == 3)
+    return np.array(found)
+
+
 @pytest.mark.parametrize("rate_hz", RATES_HZ)
 def test_silero_judges_what_webrtc_passes_and_the_blocks_beside(silero: SileroVad, speech: Speech, rate_hz: int) -> None:
-    noise = np.random.default_rng(4).normal(0, 3, 16 * rate_hz).astype(np.int16)
+    noise = np.random.default_rng(4).normal(0, 12, 16 * rate_hz).astype(np.int16)
     audio = speech[rate_hz][: len(noise)] // 2 + noise
-    gate = webrtcvad.Vad(2)  # type: ignore[no-untyped-call]
-    frames = [gate.is_speech(frame.tobytes(), rate_hz) for frame in audio.reshape(-1, rate_hz // 50)]  # type: ignore[no-untyped-call]
-    passed = np.array(frames).reshape(-1, 8).sum(axis=1) >= 3
+    passed = passing(audio.reshape(-1, rate_hz * 16 // 100), rate_hz)
     near = np.convolve(passed, [1, 1, 1], "same") > 0
     assert 0 < passed.sum() < near.sum() < len(near)
-    detector = VoiceActivityDetector(rate_hz, silero)
+    never = VadParameters(onset=2.0)  # an open span would call for more
+    detector = VoiceActivityDetector(rate_hz, silero, never)
     detector.feed(audio)
     assert detector.windows_judged == 5 * near.sum()
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+def test_silero_judges_on_while_a_span_is_open(silero: SileroVad, speech: Speech, rate_hz: int) -> None:
+    shut = VadParameters(gate_frames=8, offset=0.0)  # a span never ends, and webrtc passes next to nothing
+    detector = VoiceActivityDetector(rate_hz, silero, shut)
+    judged = []
+    for start in range(0, 10 * rate_hz, rate_hz * 16 // 100):
+        detector.feed(np.maximum(speech[rate_hz][start : start + rate_hz * 16 // 100], 11))
+        judged.append(detector.windows_judged)
+    first = judged.index(next(count for count in judged if count))
+    assert np.diff(judged[first + 2 :]).min() == 5
 
 
 def test_four_hours_of_silence_take_no_memory(silero: SileroVad) -> None:

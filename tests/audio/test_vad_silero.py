@@ -8,7 +8,7 @@ import pytest
 from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
 
 from pipeline.models.errors import ModelError
-from pipeline.models.silero import WINDOW_SAMPLES, SileroVad
+from pipeline.models.silero import HIDDEN, WINDOW_SAMPLES, SileroVad
 
 RATES_HZ = [8000, 16000]
 WINDOWS = 300
@@ -48,7 +48,7 @@ def test_equals_the_packaged_graph(
     expected = packaged_probabilities(silero_path, windows, rate_hz)
     assert expected.max() > 0.9
     assert expected.min() < 0.1
-    np.testing.assert_allclose(grouped(silero, windows, rate_hz, 5), expected, atol=1e-4)
+    np.testing.assert_allclose(grouped(silero, windows, rate_hz, 5), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("rate_hz", RATES_HZ)
@@ -56,6 +56,19 @@ def test_equals_the_packaged_graph(
 def test_grouping_changes_nothing(silero: SileroVad, speech: dict[int, npt.NDArray[np.int16]], rate_hz: int, size: int) -> None:
     windows = windows_of(speech[rate_hz], rate_hz)
     np.testing.assert_allclose(grouped(silero, windows, rate_hz, size), grouped(silero, windows, rate_hz, 5), atol=1e-5)
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+def test_the_state_is_what_the_lstm_put_out_last(
+    silero: SileroVad, speech: dict[int, npt.NDArray[np.int16]], rate_hz: int
+) -> None:
+    windows = windows_of(speech[rate_hz], rate_hz)
+    heard = silero.listen(windows, silero.initial_state(rate_hz))
+    assert heard.hidden.shape == (WINDOWS, HIDDEN)
+    np.testing.assert_array_equal(heard.state[:HIDDEN], heard.hidden[-1])
+    np.testing.assert_array_equal(heard.state[2 * HIDDEN :], windows[-1, -windows.shape[1] // 8 :])
+    first = silero.listen(windows[:7], silero.initial_state(rate_hz))
+    np.testing.assert_allclose(first.hidden, heard.hidden[:7], atol=1e-5)
 
 
 def test_no_windows_leave_the_state(silero: SileroVad) -> None:

@@ -1,95 +1,130 @@
 """The rules that turn probabilities into spans."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.audio.vad_readout import LAG_FRAMES
 from pipeline.audio.vad_spans import MAX_SPAN_FRAMES, Frames, SpanBuilder, VadParameters
 
 PARAMETERS = VadParameters()
 LOUD, QUIET = 0.9, 0.1
+BEFORE = [QUIET] * LAG_FRAMES  # the frames that lie before the audio
 
 # runs of equal probability reach states that single values never would
-runs = st.lists(st.tuples(st.sampled_from([0.0, 0.2, 0.34, 0.36, 0.49, 0.51, 0.7, 1.0]), st.integers(1, 300)), max_size=12)
+runs = st.lists(st.tuples(st.sampled_from([0.0, 0.2, 0.49, 0.51, 0.54, 0.56, 0.7, 1.0]), st.integers(1, 900)), max_size=12)
+chunks = st.lists(st.integers(1, 40), min_size=1, max_size=50)
 
 
 def build(probabilities: list[float], last_frame: int | None = None) -> list[Frames]:
     builder = SpanBuilder(PARAMETERS)
-    spans = [span for probability in probabilities for span in builder.push(probability)]
-    return spans + builder.close(last_frame)
+    return builder.push([*BEFORE, *probabilities]) + builder.close(last_frame)
 
 
-def test_a_span_is_padded_and_on_the_frame_grid() -> None:
-    # windows 10 to 19 are 320 to 640 ms, and 20 ms are added at both ends
-    assert build([QUIET] * 10 + [LOUD] * 10 + [QUIET] * 10) == [Frames(30, 66)]
+def test_a_span_is_as_long_as_its_speech() -> None:
+    assert build([QUIET] * 30 + [LOUD] * 40 + [QUIET] * 40) == [Frames(30, 70)]
+
+
+def test_speech_before_the_audio_begins_with_it() -> None:
+    builder = SpanBuilder(PARAMETERS)
+    assert builder.push([LOUD] * LAG_FRAMES) == []
+    assert not builder.is_open
+    assert builder.push([LOUD] * 40 + [QUIET] * 40) == [Frames(0, 40)]
 
 
 def test_a_burst_is_dropped() -> None:
-    assert build([QUIET] * 10 + [LOUD] * (PARAMETERS.burst_windows - 1) + [QUIET] * 20) == []
-    assert len(build([QUIET] * 10 + [LOUD] * PARAMETERS.burst_windows + [QUIET] * 20)) == 1
+    assert build([QUIET] * 10 + [LOUD] * (PARAMETERS.burst_frames - 1) + [QUIET] * 50) == []
+    assert len(build([QUIET] * 10 + [LOUD] * PARAMETERS.burst_frames + [QUIET] * 50)) == 1
 
 
 def test_a_short_gap_is_bridged_and_a_long_one_is_not() -> None:
-    bridged = [LOUD] * 10 + [QUIET] * (PARAMETERS.gap_windows - 1) + [LOUD] * 10
-    parted = [LOUD] * 10 + [QUIET] * PARAMETERS.gap_windows + [LOUD] * 10
+    bridged = [LOUD] * 30 + [QUIET] * (PARAMETERS.gap_frames - 1) + [LOUD] * 30
+    parted = [LOUD] * 30 + [QUIET] * PARAMETERS.gap_frames + [LOUD] * 30
     assert len(build(bridged)) == 1
     assert len(build(parted)) == 2
+
+
+def test_a_span_is_given_as_soon_as_its_gap_is_over() -> None:
+    builder = SpanBuilder(PARAMETERS)
+    assert builder.push([*BEFORE, *[LOUD] * 30, *[QUIET] * (PARAMETERS.gap_frames - 1)]) == []
+    assert builder.push([QUIET]) == [Frames(0, 30)]
 
 
 def test_hysteresis() -> None:
     between = (PARAMETERS.onset + PARAMETERS.offset) / 2
     assert build([between] * 100) == []
-    assert build([LOUD] + [between] * 99) == [Frames(0, 322)]
+    assert build([LOUD] + [between] * 99) == [Frames(0, 100)]
+
+
+def test_a_span_ends_with_the_audio() -> None:
+    assert build([LOUD] * 50, 45) == [Frames(0, 45)]
+    assert build([QUIET] * 50 + [LOUD] * 10, 50) == []
 
 
 def test_long_speech_is_cut_where_it_is_least_like_speech() -> None:
-    probabilities = [LOUD] * 1000
-    probabilities[400] = 0.5  # 12.8 s, within the last 5 s of the first 15 s
+    probabilities = [LOUD] * 3000
+    probabilities[1275:1286] = [0.55] * 11  # within the last 5 s of the first 15 s
     first, second, third = build(probabilities)
-    assert first == Frames(0, (400 * 32 + 16) // 10)
+    assert first == Frames(0, 1280)
     assert second.start == first.end
     assert third.start == second.end
-    assert third.end == 3202
+    assert third.end == 3000
 
 
 def test_what_remains_of_a_cut_is_no_burst() -> None:
     # the cut is 1 s before the limit at the latest, and silence follows at once
-    probabilities = [LOUD] * 470 + [QUIET] * 20
-    spans = build(probabilities)
+    spans = build([LOUD] * 1406 + [0.55] * 20 + [LOUD] * 75 + [QUIET] * 50)
     assert len(spans) == 2
+    assert spans[0].end <= 1401
     assert spans[0].end == spans[1].start
-    assert spans[1].end == 1506
+    assert spans[1].end == 1501
 
 
-def test_skipping_is_pushing_zeros() -> None:
+def test_skipping_is_pushing_silence() -> None:
     skipping, pushing = SpanBuilder(PARAMETERS), SpanBuilder(PARAMETERS)
-    for probability in [LOUD] * 10:
-        assert skipping.push(probability) == pushing.push(probability) == []
-    assert skipping.skip(20) == [span for _ in range(20) for span in pushing.push(0.0)] != []
+    skipping.skip(160)
+    assert pushing.push([0.0] * 160) == []
     assert skipping.state == pushing.state
+    skipping.push([LOUD] * 20)
+    with pytest.raises(ValueError, match="between spans"):
+        skipping.skip(1)
 
 
 @given(runs, st.integers(0, 3))
 @settings(max_examples=200, deadline=None)
 def test_spans_are_ordered_disjoint_and_short(blocks: list[tuple[float, int]], missing_frames: int) -> None:
-    probabilities = [probability for probability, count in blocks for _ in range(count)]
-    last_frame = max(0, len(probabilities) * 32 // 10 - missing_frames)
+    probabilities = BEFORE + [probability for probability, count in blocks for _ in range(count)]
+    last_frame = max(0, len(probabilities) - LAG_FRAMES - missing_frames)
     builder, end = SpanBuilder(PARAMETERS), 0
     for probability in [*probabilities, None]:
         keep_from = builder.keep_from_frame
-        for span in builder.close(last_frame) if probability is None else builder.push(probability):
+        for span in builder.close(last_frame) if probability is None else builder.push([probability]):
             assert keep_from <= span.start
             assert end <= span.start < span.end <= span.start + MAX_SPAN_FRAMES
             end = span.end
             assert end <= last_frame
 
 
-@given(runs, st.integers(0, 3000))
+@given(runs, chunks)
+@settings(max_examples=100, deadline=None)
+def test_chunks_change_nothing(blocks: list[tuple[float, int]], sizes: list[int]) -> None:
+    probabilities = BEFORE + [probability for probability, count in blocks for _ in range(count)]
+    builder, spans, position = SpanBuilder(PARAMETERS), [], 0
+    for number in range(len(probabilities)):
+        size = sizes[number % len(sizes)]
+        spans += builder.push(probabilities[position : position + size])
+        position += size
+    assert spans + builder.close() == build(probabilities[LAG_FRAMES:])
+
+
+@given(runs, st.integers(0, 6000))
 @settings(max_examples=100, deadline=None)
 def test_a_builder_goes_on_from_a_copied_state(blocks: list[tuple[float, int]], cut: int) -> None:
-    probabilities = [probability for probability, count in blocks for _ in range(count)]
+    probabilities = BEFORE + [probability for probability, count in blocks for _ in range(count)]
     first = SpanBuilder(PARAMETERS)
-    spans = [span for probability in probabilities[:cut] for span in first.push(probability)]
+    spans = first.push(probabilities[:cut])
     second = SpanBuilder(PARAMETERS, first.copy_state())
-    first.skip(1000)
-    spans += [span for probability in probabilities[cut:] for span in second.push(probability)]
-    assert spans + second.close() == build(probabilities)
+    first.push([1.0] * 1000)
+    assert len(second.state.recent) <= 500
+    spans += second.push(probabilities[cut:])
+    assert spans + second.close() == build(probabilities[LAG_FRAMES:])

@@ -8,12 +8,14 @@ import sys, threading
 sys.setswitchinterval(1e-6)
 from pipeline.models.manifest import load_manifest
 from pipeline.models.verification import references
-from pipeline.scoring.calibration import load_backend
+from pipeline.scoring.calibration import built_in_comparison, built_in_gender
+from pipeline.scoring.profile import load_profile
 barrier = threading.Barrier(4)
 
 def read():
     barrier.wait()
-    load_manifest(), references.__wrapped__(), load_backend.__wrapped__("gender")
+    load_manifest(), references.__wrapped__(), built_in_gender.__wrapped__(), built_in_comparison.__wrapped__()
+    load_profile.__wrapped__("")
 
 threads = [threading.Thread(target=read) for _ in range(4)]
 [thread.start() for thread in threads]

@@ -1,11 +1,12 @@
-"""Calibrated scores: orientation, zeros, invariants; and the training's own pieces against what is known of them."""
+"""Calibrated scores: orientation, zeros, invariants, what they take into account; and profiles of one's own."""
 
-import math
+from __future__ import annotations
+
 import os
 from pathlib import Path
 
+import msgspec
 import numpy as np
-import numpy.typing as npt
 import pytest
 import soundfile
 from hypothesis import given, settings
@@ -13,15 +14,25 @@ from hypothesis import strategies as st
 
 from pipeline.models import registry
 from pipeline.models.models import ModelSet
-from pipeline.scoring.calibration import comparison_llr, gender_llr, load_backend
-from pipeline.scoring.voiceprint import unit
+from pipeline.scoring.calibration import (
+    COMPARISON_INPUTS,
+    BandMeans,
+    ComparisonBackend,
+    GenderBackend,
+    Provenance,
+    built_in_comparison,
+    built_in_gender,
+    comparison_llr,
+    gender_llr,
+    side,
+)
+from pipeline.scoring.extraction import voiceprint_of
+from pipeline.scoring.profile import Profile, ProfileError, load_profile
+from pipeline.scoring.voiceprint import EMPTY, SPEAKER_DIMENSION, VOICE_DIMENSION, Voiceprint, from_embeddings
 from pipeline.settings import default_cache_dir
-from training.backend_data import mulaw_round_trip
-from training.logistic import balanced_weights, cllr, equal_error_rate, fit, measure, optimal_llr
-
-FloatArray = npt.NDArray[np.float32]
 
 SPEECH_DIR = Path(__file__).resolve().parents[3] / "shared" / "speech"
+PROVENANCE = Provenance("test", "2026-01-01", 0, {}, {}, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +42,28 @@ def models() -> ModelSet:
     return ModelSet.load(folder)
 
 
-def _units(count: int, seed: int, width: int = 192) -> FloatArray:
-    vectors = np.random.default_rng(seed).standard_normal((count, width))
-    units: FloatArray = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    return units
+def voices(count: int, seed: int, speech_s: float = 5.0) -> list[Voiceprint]:
+    generator = np.random.default_rng(seed)
+    speaker = generator.standard_normal((count, SPEAKER_DIMENSION)).astype(np.float32)
+    voice = generator.standard_normal((count, VOICE_DIMENSION)).astype(np.float32)
+    return [from_embeddings(*each, speech_s) for each in zip(speaker, voice, strict=True)]
+
+
+def plain(weights: list[float], bias: float = 0.0, speaker_mean: float = 0.0) -> ComparisonBackend:
+    """A back-end without means and bands, of which each weight can be looked at alone."""
+    return ComparisonBackend(
+        narrow_direction=[0.0] * SPEAKER_DIMENSION,
+        narrow_bias=0.0,
+        speaker_means=BandMeans([speaker_mean] * SPEAKER_DIMENSION, [speaker_mean] * SPEAKER_DIMENSION),
+        voice_means=BandMeans([0.0] * VOICE_DIMENSION, [0.0] * VOICE_DIMENSION),
+        weights=weights,
+        bias=bias,
+        provenance=PROVENANCE,
+    )
 
 
 def test_rows_are_b_and_columns_are_a() -> None:
-    a, b = _units(5, 1), _units(3, 2)
+    a, b = voices(5, 1), voices(3, 2)
     b[2] = a[4]
     llr = comparison_llr(a, b)
     assert llr.shape == (3, 5)
@@ -48,61 +73,94 @@ def test_rows_are_b_and_columns_are_a() -> None:
 
 @settings(max_examples=30)
 @given(columns=st.integers(1, 9), rows=st.integers(1, 9), seed=st.integers(0, 1000))
-def test_comparison_is_symmetric_and_rises_with_the_cosine(columns: int, rows: int, seed: int) -> None:
-    a, b = _units(columns, seed), _units(rows, seed + 1)
+def test_comparison_is_symmetric_and_of_each_pair_alone(columns: int, rows: int, seed: int) -> None:
+    a, b = voices(columns, seed, 1.5), voices(rows, seed + 1, 8.0)
     llr = comparison_llr(a, b)
     np.testing.assert_allclose(llr, comparison_llr(b, a).T, rtol=0, atol=1e-4)
-    order = np.argsort((b @ a.T).ravel(), kind="stable")
-    assert (np.diff(llr.ravel()[order]) >= -1e-4).all()
+    np.testing.assert_allclose(llr[rows - 1, columns - 1], comparison_llr(a[-1:], b[-1:])[0, 0], rtol=0, atol=1e-4)
 
 
-def test_the_same_voice_is_for_and_the_opposite_against() -> None:
-    a = _units(1, 3)
-    assert comparison_llr(a, a)[0, 0] > 3.0
-    assert comparison_llr(a, -a)[0, 0] < -3.0
-    assert comparison_llr(a, _units(1, 4))[0, 0] < 0.0
+def test_the_back_end_is_the_formula_that_it_states() -> None:
+    a, b = voices(4, 3, 1.0), voices(3, 4, 4.0)
+    weights = [10.0, 3.0, 1.0, -2.0, 0.5, 0.7, -0.9]
+    llr = comparison_llr(a, b, plain(weights, bias=-1.0))
+    halves = [(one.embedding[:SPEAKER_DIMENSION], one.embedding[SPEAKER_DIMENSION:]) for one in (*a, *b)]
+    for row in range(3):
+        for column in range(4):
+            s, v = (float(x @ y) for x, y in zip(halves[column], halves[4 + row], strict=True))
+            u, narrow = 1.0 + 0.5, 0.5  # 1/sqrt(1 s) + 1/sqrt(4 s); without a direction nothing says which band
+            inputs = [s, v, u, u * s, u * v, 2 * narrow, narrow * narrow]
+            assert llr[row, column] == pytest.approx(np.dot(weights, inputs) - 1.0, abs=1e-4)
 
 
-def test_the_threshold_lies_where_the_two_kinds_of_pairs_part() -> None:
-    backend = load_backend("comparison")
-    assert 0.25 < -backend.bias / backend.weights[0] < 0.55
+def test_means_are_subtracted_before_vectors_are_compared() -> None:
+    (one,) = voices(1, 5)
+    mean = float(one.embedding[0])
+    found = side([one], plain([0.0] * COMPARISON_INPUTS, speaker_mean=mean)).speaker[0]
+    wanted = one.embedding[:SPEAKER_DIMENSION] - mean
+    np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted), atol=1e-6)
+
+
+def test_the_mean_of_the_band_is_subtracted_that_a_voice_came_through() -> None:
+    one, other = voices(2, 6)
+    towards = 50.0 * (one.embedding - other.embedding)[:SPEAKER_DIMENSION]
+    backend = msgspec.structs.replace(
+        plain([0.0] * COMPARISON_INPUTS),
+        narrow_direction=towards.tolist(),
+        speaker_means=BandMeans([0.0] * SPEAKER_DIMENSION, [0.1] * SPEAKER_DIMENSION),
+    )
+    found = side([one, other], backend)
+    assert found.narrow[0] > 0.99 > 0.01 > found.narrow[1]
+    np.testing.assert_allclose(found.speaker[1], other.embedding[:SPEAKER_DIMENSION], atol=1e-3)
+    moved = one.embedding[:SPEAKER_DIMENSION] - 0.1
+    np.testing.assert_allclose(found.speaker[0], moved / np.linalg.norm(moved), atol=1e-3)
+
+
+@given(seed=st.integers(0, 1000))
+def test_the_less_speech_the_less_two_strangers_are_told_apart(seed: int) -> None:
+    llrs = [comparison_llr(voices(1, seed, speech_s), voices(1, seed + 1, speech_s))[0, 0] for speech_s in (1.0, 3.0, 10.0)]
+    assert llrs == sorted(llrs, reverse=True)
+    assert llrs[-1] < 0
+
+
+def test_speech_beyond_what_was_trained_on_counts_as_its_end() -> None:
+    a, b = voices(1, 8, 0.05), voices(1, 9, 500.0)
+    ends = [Voiceprint(a[0].embedding, 0.3)], [Voiceprint(b[0].embedding, 60.0)]
+    assert comparison_llr(a, b)[0, 0] == comparison_llr(*ends)[0, 0]
 
 
 def test_no_speech_decides_nothing() -> None:
-    a, b = _units(3, 5), _units(2, 6)
-    a[1], b[0] = 0.0, 0.0
+    a, b = voices(3, 5), voices(2, 6)
+    a[1], b[0] = EMPTY, EMPTY
     llr = comparison_llr(a, b)
     assert (llr[0] == 0).all()
     assert (llr[:, 1] == 0).all()
     assert (llr[1, [0, 2]] != 0).all()
-    matrix = np.concatenate([_units(2, 7), _units(2, 8, 256)], axis=1)
-    matrix[0] = 0.0
-    assert gender_llr(matrix)[0] == 0.0
-    assert gender_llr(matrix)[1] != 0.0
+    genders = gender_llr([EMPTY, *voices(1, 7)])
+    assert genders[0] == 0.0
+    assert genders[1] != 0.0
 
 
 def test_gender_of_one_does_not_depend_on_the_others() -> None:
-    matrix = np.concatenate([_units(50, 9), _units(50, 10, 256)], axis=1)
-    together = gender_llr(matrix)
+    every = voices(50, 9)
+    together = gender_llr(every)
     assert together.dtype == np.float64
-    assert [gender_llr(row[np.newaxis])[0] for row in matrix] == together.tolist()
+    assert [gender_llr([one])[0] for one in every] == together.tolist()
 
 
-@pytest.mark.parametrize("shape", [(192,), (2, 191), (2, 448)])
-def test_another_width_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="is needed"):
-        comparison_llr(np.zeros(shape, np.float32), np.zeros((1, 192), np.float32))
-    with pytest.raises(ValueError, match="is needed"):
-        gender_llr(np.zeros((1, 192), np.float32))
+def test_gender_is_the_formula_that_it_states() -> None:
+    (one,) = voices(1, 10, 4.0)
+    backend = GenderBackend([1.0] * one.embedding.size, [2.0, -0.5, 0.25], 0.125, PROVENANCE)
+    x, u = float(one.embedding.sum(dtype=np.float64)), 0.5
+    assert gender_llr([one], backend)[0] == pytest.approx(2 * x - 0.5 * u * x + 0.25 * u + 0.125, abs=1e-9)
 
 
-@pytest.mark.parametrize(("name", "width"), [("gender", 448), ("comparison", 1)])
-def test_weights_say_where_they_come_from(name: str, width: int) -> None:
-    backend = load_backend(name)
-    assert len(backend.weights) == width
+@pytest.mark.parametrize("backend", [built_in_comparison(), built_in_gender()], ids=["comparison", "gender"])
+def test_weights_say_where_they_come_from(backend: ComparisonBackend | GenderBackend) -> None:
     assert np.isfinite([*backend.weights, backend.bias]).all()
     assert set(backend.provenance.data) <= {"librispeech_mini", "speechocean762", "dspspeech_zh", "arabic_commands"}
     assert all(backend.provenance.counts.values())
+    assert backend.provenance.script == "training/train_backends.py"
 
 
 @pytest.mark.parametrize(
@@ -113,48 +171,38 @@ def test_gender_of_held_out_voices(models: ModelSet, speaker: str, male: bool) -
     if not path.is_file():
         pytest.skip(f"no speech at {path}")
     samples = np.asarray(soundfile.read(path, dtype="float32")[0], np.float32)
-    vector = np.concatenate([unit(models.speaker.embed(samples)), unit(models.voice.embed(samples))])
-    assert (gender_llr(vector[np.newaxis])[0] > 0) == male
+    assert (gender_llr([voiceprint_of(models, samples, len(samples) / 16_000)])[0] > 0) == male
 
 
-def test_logistic_regression_recovers_a_known_ratio() -> None:
-    """Two Gaussians of unit variance at +1 and -1 have the log-likelihood ratio 2x, whatever the share of each."""
-    generator = np.random.default_rng(11)
-    x = np.concatenate([generator.normal(1, 1, 60_000), generator.normal(-1, 1, 20_000)])
-    target = np.arange(80_000) < 60_000
-    weights, bias = fit(x[:, np.newaxis], target, balanced_weights(target, np.zeros(80_000, np.int64)), 1e-9)
-    assert weights[0] == pytest.approx(2.0, abs=0.05)
-    assert bias == pytest.approx(0.0, abs=0.05)
-    found = measure(weights[0] * x + bias, target)
-    assert found.eer == pytest.approx(0.5 * math.erfc(1 / math.sqrt(2)), abs=0.005)
-    assert found.min_cllr <= found.cllr <= found.min_cllr + 0.005
+def test_without_a_path_nothing_is_changed() -> None:
+    assert load_profile("") == Profile()
 
 
-@given(
-    count=st.integers(2, 60),
-    seed=st.integers(0, 10_000),
+def test_a_profile_is_what_scores(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    path.write_bytes(msgspec.json.encode(Profile(comparison=plain([0.0] * COMPARISON_INPUTS, bias=1.25))))
+    found = load_profile(str(path))
+    assert found.gender is None
+    assert comparison_llr(voices(1, 1), voices(1, 2), found.comparison)[0, 0] == 1.25
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "is none"),
+        ("[]", "is none"),
+        ('{"comparision": null}', "comparision"),
+        ('{"gender": {"direction": [1.0], "weights": [1, 1, 1], "bias": 0, "provenance": {}}}', "gender"),
+        ("\xff", "is none"),
+    ],
 )
-def test_no_calibration_beats_the_isotonic_one(count: int, seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    target = np.concatenate([[True, False], generator.random(count - 2) < 0.4])
-    score = np.round(generator.normal(target * 1.5, 1), 1)
-    best = cllr(optimal_llr(score, target), target)
-    assert best <= min(cllr(scale * score + shift, target) for scale in (0.5, 1.5) for shift in (-1.0, -0.5, 0.0)) + 1e-9
-    assert 0 <= best <= 1 + 1e-9
+def test_what_is_no_profile_is_refused(tmp_path: Path, text: str, fault: str) -> None:
+    path = tmp_path / "profile.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ProfileError, match=fault):
+        load_profile(str(path))
 
 
-def test_measures_at_their_ends() -> None:
-    target = np.array([True, True, False, False])
-    assert measure(np.array([50.0, 60.0, -50.0, -60.0]), target) == pytest.approx((0, 0, 0), abs=1e-9)
-    assert cllr(np.zeros(4), target) == pytest.approx(1.0)
-    assert equal_error_rate(np.array([-1.0, -2.0, 1.0, 2.0]), target) == pytest.approx(1.0)
-
-
-@given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=50))
-def test_mulaw_errs_by_no_more_than_half_a_step(values: list[float]) -> None:
-    samples = np.array(values, np.float32)
-    decoded = mulaw_round_trip(samples)
-    # G.711: the step is at most a sixteenth of the segment's begin; beyond 8158/8192 it clips
-    assert (
-        np.abs(decoded - samples) <= np.abs(samples) / 32 + 33 / 8192 / 32 + 1 / 8192 + 0.02 * (np.abs(samples) > 0.99)
-    ).all()
+def test_a_profile_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match="No such file"):
+        load_profile(str(tmp_path / "none.json"))

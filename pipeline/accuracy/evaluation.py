@@ -1,0 +1,72 @@
+"""What an evaluation gives: tables of figures with their confidence intervals, and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pipeline.scoring.profile import Profile
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+RESAMPLES = 200
+LIMIT = 400
+SEED = 20_261_125
+
+
+class Measured(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A figure in the unit of its column, and its 95 % bootstrap interval where there are speakers enough for one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+Cell = str | int | Measured | None  # None: too little data
+
+
+class Table(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Rows of cells, as many in each as there are columns; columns name their unit."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[Cell]]
+    note: str = ""
+
+
+Plot = Callable[["Axes"], None]  # draws itself
+
+
+class Evaluation(msgspec.Struct, frozen=True):
+    """The outcome; `plots` by file name without a suffix."""
+
+    tables: list[Table]
+    plots: dict[str, Plot]
+    notes: list[str] = []
+
+
+def _silent(_: str) -> None:
+    """Say nothing."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How to evaluate.
+
+    `noise` are recordings to mix in, none for generated noise; `limit` is how many recordings of each corpus are used;
+    `progress` is told what is being done.
+    """
+
+    cache_dir: str
+    language_size: str = "base"
+    manifest_path: Path | None = None
+    profile: Profile = Profile()
+    noise: tuple[Path, ...] = ()
+    resamples: int = RESAMPLES
+    seed: int = SEED
+    limit: int = LIMIT
+    threads: int = 2
+    progress: Callable[[str], None] = _silent

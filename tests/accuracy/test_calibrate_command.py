@@ -1,0 +1,81 @@
+"""`callstream calibrate` as a user meets it, and a worker's agents with what it made."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+
+from agents.comparison import ComparisonStage
+from agents.gender import GenderStage
+from pipeline.accuracy import calibrate as calibration
+from pipeline.cli import main
+from pipeline.scoring.calibration import built_in_comparison, built_in_gender
+from pipeline.scoring.profile import Profile, load_profile
+from pipeline.scoring.voiceprint import encode
+from pipeline.settings import Settings
+from schemas.requests import StartTask
+from schemas.results import ComparisonResult, GenderResult
+from tests.scoring.test_calibration import voices
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["calibrate", *map(str, arguments)])
+
+
+def test_real_recordings_make_a_profile(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "MIN_SPEAKERS", 2)
+    made = clips.parent / "profile.json"
+    done = run(clips, "--output", made, "--band", "telephone")
+    assert done.exit_code == 0, done.stderr
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == ["comparison", "gender", str(made)]
+    profile, built_in = load_profile(str(made)), built_in_comparison()
+    assert profile.comparison is not None
+    assert profile.comparison.provenance.data == {clips.parent.name: 4}
+    assert profile.comparison.speaker_means.wide == built_in.speaker_means.wide
+    assert profile.comparison.speaker_means.telephone != built_in.speaker_means.telephone
+
+
+def test_too_few_speakers_make_none(clips: Path) -> None:
+    done = run(clips, "--output", clips.parent / "profile.json")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "speech of 2 speakers (wide); a profile takes 5" in done.stderr.splitlines()[-1]
+
+
+def test_a_folder_that_is_not_there_is_found_out_first(clips: Path) -> None:
+    done = run(clips, "--output", clips.parent / "none" / "profile.json")
+    assert done.exit_code == 1
+    assert done.stderr.splitlines() == [f"callstream: {clips.parent}/none/profile.json: No such file or directory"]
+
+
+def settings_with(profile: Profile, folder: Path) -> Settings:
+    path = folder / f"{uuid.uuid4()}.json"
+    path.write_bytes(msgspec.json.encode(profile))
+    return Settings(calibration_profile=str(path))
+
+
+def test_agents_score_with_the_profile_of_their_settings(tmp_path: Path) -> None:
+    texts = [encode(one) for one in voices(2, 1)]
+    comparison = msgspec.structs.replace(built_in_comparison(), weights=[0.0] * 7, bias=1.5)
+    gender = msgspec.structs.replace(built_in_gender(), weights=[0.0] * 3, bias=-2.0)
+    settings = settings_with(Profile(comparison=comparison, gender=gender), tmp_path)
+    compared = ComparisonStage(settings).answer(StartTask(voiceprints_a=texts, voiceprints_b=texts))
+    told = GenderStage(settings).answer(StartTask(voiceprints=texts))
+    assert isinstance(compared, ComparisonResult)
+    assert compared.scores.values == [1.5] * 4
+    assert isinstance(told, GenderResult)
+    assert [one.male and one.male.score_llr for one in told.voiceprints] == [-2.0, -2.0]
+
+
+def test_a_worker_with_a_profile_that_is_none_says_so_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "profile.json"
+    broken.write_text("{")
+    monkeypatch.setenv("CALLSTREAM_CALIBRATION_PROFILE", str(broken))
+    monkeypatch.setenv("CALLSTREAM_BROKER", "127.0.0.1:1")
+    for command in (["worker", "--agents", "gender"], ["evaluate", str(broken), "--technology", "gender"]):
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 1
+        assert done.stderr.splitlines()[-1].startswith(f"callstream: calibration profile {broken} is none: ")
