@@ -63,6 +63,10 @@ class CallStage(ABC, Generic[Evidence]):
     def result(self, begin: CallBegin, evidence: Evidence) -> msgspec.Struct:
         """The result by now."""
 
+    def is_sure(self, begin: CallBegin, evidence: Evidence) -> bool:
+        """Whether the result by now will do, so that the task ends before its call; prints by now alone decide."""
+        return False
+
     async def prepare(self, begin: CallBegin, record: Record) -> None:
         """Get what the call needs, before anything is said of it."""
 
@@ -131,9 +135,7 @@ class CallStage(ABC, Generic[Evidence]):
             case Print():
                 await self._add(call, heard, source)
             case CallEnd():
-                result = await asyncio.to_thread(self.result, call.begin, call.evidence)
-                store = open_blobs(self.settings)
-                await self._close(call, await until_stored(f"task {call.log.task_id}", call.log.done, source, result, store))
+                await self._finish(call, source)
             case Fault():
                 await self._close(call, call.log.ended(source, failed(heard.message)))
             case CallBegin():
@@ -145,8 +147,16 @@ class CallStage(ABC, Generic[Evidence]):
             return
         call.seen.add(utterance)
         self.add(call.evidence, heard)
+        if self.is_sure(call.begin, call.evidence):
+            await self._finish(call, source)
+            return
         partial = await asyncio.to_thread(self.result, call.begin, call.evidence)  # a long watch list takes its time
         await self.publisher.publish([call.log.running(source, partial)])
+
+    async def _finish(self, call: CallInWork[Evidence], source: str) -> None:
+        result = await asyncio.to_thread(self.result, call.begin, call.evidence)
+        store = open_blobs(self.settings)
+        await self._close(call, await until_stored(f"task {call.log.task_id}", call.log.done, source, result, store))
 
     async def _close(self, call: CallInWork[Evidence], final: OutgoingRecord) -> None:
         await self.publisher.publish([final])

@@ -20,7 +20,7 @@ from pipeline.models.registry import fetch
 from pipeline.print_index import PrintIndex
 from pipeline.records import UNDECODABLE, DeadLetterError, OutgoingRecord, Record, headers_of
 from pipeline.scoring.extraction import voiceprint_of
-from pipeline.scoring.languages import MIN_SPEECH_S
+from pipeline.scoring.languages import log_posteriors_of
 from pipeline.scoring.voiceprint import (
     MODEL,
     SPEAKER_DIMENSION,
@@ -51,8 +51,7 @@ def extract(models: ModelSet, utterance: Utterance) -> Print:
         )
     wide = to_wide(samples.astype(np.int16), utterance.sample_rate_hz)
     voiceprint = voiceprint_of(models, wide, utterance.speech_s)
-    long_enough = utterance.speech_s >= MIN_SPEECH_S
-    languages = models.language.log_posteriors(wide).astype("<f4").tobytes() if long_enough else b""
+    languages = log_posteriors_of(models.language, wide).astype("<f4").tobytes()
     return Print(
         utterance.call_id,
         utterance.channel,

@@ -6,13 +6,15 @@ import numpy as np
 
 from agents.call_stage import CallStage
 from pipeline.models.language import LABELS
+from pipeline.scoring.language_calibration import calibration_of
 from pipeline.scoring.language_choice import allowed_languages, language_faults
 from pipeline.scoring.languages import LanguageEvidence
+from pipeline.scoring.profile import load_profile
 from pipeline.settings import Settings
 from pipeline.stage import Stage
 from pipeline.transitions import rejected
 from schemas.errors import TaskError
-from schemas.results import LanguageChannel, LanguageResult
+from schemas.results import LanguageChannel, LanguageOrGroupScore, LanguageResult
 from schemas.stream import CallBegin, Print
 from schemas.tasks import Technology
 
@@ -22,6 +24,11 @@ class LanguageStage(CallStage[list[LanguageEvidence]]):
 
     name = "language"
     technology = Technology.LANGUAGE_IDENTIFICATION
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        profile = load_profile(settings.calibration_profile)
+        self._calibration = profile.language or calibration_of(settings.language_model)
 
     def rejection(self, begin: CallBegin) -> TaskError | None:
         """Languages that the model does not know cannot be told apart."""
@@ -38,14 +45,32 @@ class LanguageStage(CallStage[list[LanguageEvidence]]):
 
     def result(self, begin: CallBegin, evidence: list[LanguageEvidence]) -> LanguageResult:
         """The probabilities of each channel, among the allowed languages."""
-        options, allowed = begin.options, allowed_languages(begin.options)
-        scores = [one.scores(LABELS, allowed, options.language_groups, options.language_priors) for one in evidence]
+        scores = [self._scores(begin, one) for one in evidence]
         return LanguageResult(
             [
-                LanguageChannel(options.channel_number(number), round(one.speech_s, 3), found)
+                LanguageChannel(begin.options.channel_number(number), round(one.speech_s, 3), found)
                 for number, (one, found) in enumerate(zip(evidence, scores, strict=True))
             ]
         )
+
+    def _scores(self, begin: CallBegin, evidence: LanguageEvidence) -> list[LanguageOrGroupScore]:
+        options = begin.options
+        return evidence.scores(
+            LABELS,
+            allowed_languages(options),
+            options.language_groups,
+            options.language_priors,
+            calibration=self._calibration,
+            floor=self.settings.language_floor,
+        )
+
+    def is_sure(self, begin: CallBegin, evidence: list[LanguageEvidence]) -> bool:
+        """Whether every channel has spoken long enough in a language that is probable enough; one that is silent has not."""
+        sure, sure_s = self.settings.language_sure, self.settings.language_sure_s
+        if not sure or any(one.speech_s < sure_s for one in evidence):
+            return False
+        best = [self._scores(begin, one)[:1] for one in evidence]
+        return all(scores and scores[0].probability >= sure for scores in best)
 
 
 def stages(settings: Settings) -> Sequence[Stage]:

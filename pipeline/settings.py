@@ -94,6 +94,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     language_model: Annotated[str, Meta(pattern="^(tiny|base|small)$", description="whisper size: tiny, base or small")] = (
         "base"
     )
+    language_floor: Annotated[
+        float,
+        Meta(
+            ge=0,
+            lt=1,
+            description="a channel's language is unknown (no scores) when none is as probable; 0: never",
+        ),
+    ] = 0.3
+    language_sure: Annotated[
+        float,
+        Meta(ge=0, le=1, description="probability of each channel's language at which a task is done early; 0: never"),
+    ] = 0.0
+    language_sure_s: Annotated[float, Meta(ge=0, description="speech that a channel needs for that")] = 10.0
     models_manifest: Annotated[
         str, Meta(description="a manifest file of your own models; empty for the one that is built in")
     ] = ""

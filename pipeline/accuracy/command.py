@@ -107,6 +107,7 @@ def evaluate(
         options = Options(
             cache_dir=settings.cache_dir,
             language_size=language_model or settings.language_model,
+            language_floor=settings.language_floor,
             manifest_path=settings.manifest_path,
             profile=scored_by,
             resamples=resamples,

@@ -62,6 +62,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     cache_dir: str
     language_size: str = "base"
+    language_floor: float = 0.0
     manifest_path: Path | None = None
     profile: Profile = Profile()
     noise: tuple[Path, ...] = ()

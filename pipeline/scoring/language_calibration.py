@@ -49,3 +49,8 @@ _DECODER = msgspec.json.Decoder(dict[str, LanguageCalibration])
 def language_calibrations() -> dict[str, LanguageCalibration]:
     """By size of the language model, as shipped in the package."""
     return _DECODER.decode(resources.files("pipeline.scoring").joinpath("weights", "language.json").read_bytes())
+
+
+def calibration_of(size: str) -> LanguageCalibration:
+    """The calibration of a size of the built-in model; none for another model."""
+    return language_calibrations().get(size, UNCALIBRATED)

@@ -6,6 +6,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.models.language import LanguageIdentifier
+from pipeline.scoring.language_calibration import UNCALIBRATED, LanguageCalibration
 from schemas.media import LanguageGroup
 from schemas.results import IdentifierType, LanguageOrGroupScore, LanguageScore
 
@@ -15,10 +17,17 @@ Units = dict[str, int]  # by language
 MIN_SPEECH_S = 0.3125  # less speech gives no scores (the reference platform's minimum)
 _UNITS = 100_000  # five decimals
 _NO_PRIORS: Mapping[str, float] = MappingProxyType({})
+_SAMPLE_RATE_HZ = 16_000
+
+
+def log_posteriors_of(identifier: LanguageIdentifier, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the model says of an utterance, float32 (n,) in [-1, 1] at 16 kHz: float32 (labels,), empty when it is too short."""
+    long_enough = len(samples) / _SAMPLE_RATE_HZ >= MIN_SPEECH_S
+    return identifier.log_posteriors(samples) if long_enough else np.zeros(0, np.float32)
 
 
 class LanguageEvidence:
-    """Evidence of one channel: log posteriors (labels,), weighted by speech length."""
+    """Evidence of one channel: log posteriors (labels,), weighted by speech length; in which order they came is the same."""
 
     def __init__(self) -> None:
         self._sum: Float64 | None = None
@@ -34,26 +43,41 @@ class LanguageEvidence:
         self._sum = weighted if self._sum is None else self._sum + weighted
         self._weight_s += speech_s
 
+    def log_scores(self, calibration: LanguageCalibration = UNCALIBRATED) -> Float64 | None:
+        """Calibrated natural-log probabilities of all labels (labels,), not made to sum to 1; None without evidence."""
+        if self._sum is None or self.speech_s < MIN_SPEECH_S:
+            return None
+        log_scores: Float64 = self._sum / self._weight_s * calibration.sharpness(self._weight_s)
+        return log_scores
+
     def scores(
         self,
         labels: Sequence[str],
         allowed: Sequence[str],
         groups: Sequence[LanguageGroup] = (),
         priors: Mapping[str, float] = _NO_PRIORS,
+        *,
+        calibration: LanguageCalibration = UNCALIBRATED,
+        floor: float = 0.0,
     ) -> list[LanguageOrGroupScore]:
-        """Scores among the allowed labels, most probable first; none when there was too little speech.
+        """Scores among the allowed labels, most probable first; none when there was too little speech, or no language in it.
 
         `priors` weigh the posteriors, by 1 where they name none; at least one allowed label weighs more than 0. A label of a
-        group, no two of which share one, is within its group only.
+        group, no two of which share one, is within its group only. Below `floor` (0 to 1) the most probable of all labels,
+        allowed or not, is taken for no language: what sounds like speech does not depend on what was asked for.
         """
         weighed = [label for label in allowed if priors.get(label, 1.0) > 0]
-        if self._sum is None or self.speech_s < MIN_SPEECH_S or not weighed:
+        log_scores = self.log_scores(calibration)
+        if log_scores is None or not weighed or _softmax(log_scores).max() < floor:
             return []
-        log_mean = self._sum[[labels.index(label) for label in weighed]] / self._weight_s
-        log_mean += np.log([priors.get(label, 1.0) for label in weighed])
-        probabilities = np.exp(log_mean - log_mean.max())
-        units = _to_units(probabilities / probabilities.sum())
-        return _named(dict(zip(weighed, units, strict=True)), groups)
+        chosen = log_scores[[labels.index(label) for label in weighed]] + np.log([priors.get(label, 1.0) for label in weighed])
+        return _named(dict(zip(weighed, _to_units(_softmax(chosen)), strict=True)), groups)
+
+
+def _softmax(log_scores: Float64) -> Float64:
+    odds = np.exp(log_scores - log_scores.max())
+    shares: Float64 = odds / odds.sum()
+    return shares
 
 
 def _named(units: Units, groups: Sequence[LanguageGroup]) -> list[LanguageOrGroupScore]:

@@ -3,10 +3,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.models.language import LABELS, MASKED_BY_DEFAULT
+from pipeline.scoring.language_calibration import LanguageCalibration, calibration_of
 from pipeline.scoring.language_choice import allowed_languages, language_faults
 from pipeline.scoring.languages import MIN_SPEECH_S, LanguageEvidence
 from schemas.media import CallOptions, LanguageGroup
@@ -176,3 +178,65 @@ def test_what_is_wrong_with_the_languages_is_said_where_it_is() -> None:
     assert faults(language_priors=dict.fromkeys(LABELS, 0)) == [(["language_priors"], "prior.invalid")]
     assert faults(languages=[]) == [(["languages"], "language.none")]
     assert faults(languages=["en", "fr"], language_priors={"en": 0}) == []
+
+
+def spoken(*parts: tuple[np.ndarray, float]) -> LanguageEvidence:
+    evidence = LanguageEvidence()
+    for log_posteriors, speech_s in parts:
+        evidence.add(log_posteriors, speech_s)
+    return evidence
+
+
+@given(posteriors, st.floats(0.4, 60), st.floats(1.0, 3.0))
+def test_the_sharper_the_surer_of_the_same_language(log_posteriors: np.ndarray, speech_s: float, factor: float) -> None:
+    evidence = spoken((log_posteriors, speech_s))
+    mild, sharp = (evidence.scores(LABELS, LABELS, calibration=LanguageCalibration(scale)) for scale in (1.0, factor))
+    assert sharp[0].probability >= mild[0].probability - 1e-5
+    best = LABELS[int(log_posteriors.argmax())]
+    assert best in {score.identifier for score in sharp if score.probability >= sharp[0].probability - 1e-5}
+
+
+def test_more_speech_counts_for_more_where_the_exponent_says_so() -> None:
+    calibration = LanguageCalibration(scale=2.0, exponent=0.5, longest_s=16.0)
+    assert [calibration.sharpness(speech_s) for speech_s in (0.5, 1.0, 4.0, 16.0, 100.0)] == [2.0, 2.0, 4.0, 8.0, 8.0]
+
+
+@given(st.lists(st.tuples(posteriors, st.floats(0.4, 15)), min_size=2, max_size=4))
+def test_in_which_order_utterances_come_is_the_same(parts: list[tuple[np.ndarray, float]]) -> None:
+    forth, back = (dict(_probabilities(spoken(*order))) for order in (parts, parts[::-1]))
+    assert all(abs(forth.get(name, 0) - back.get(name, 0)) < 2.5e-5 for name in forth.keys() | back.keys())
+
+
+def _probabilities(evidence: LanguageEvidence) -> list[tuple[str, float]]:
+    return [(score.identifier, score.probability) for score in evidence.scores(LABELS, LABELS)]
+
+
+@given(posteriors, st.floats(0.4, 60), st.floats(0.01, 0.99))
+def test_below_the_floor_the_language_is_unknown_whatever_was_allowed(
+    log_posteriors: np.ndarray, speech_s: float, floor: float
+) -> None:
+    top = float(np.exp(log_posteriors - np.logaddexp.reduce(log_posteriors)).max())
+    assume(abs(top - floor) > 1e-3)
+    evidence = spoken((log_posteriors, speech_s))
+    for allowed in (LABELS, LABELS[:2]):
+        assert bool(evidence.scores(LABELS, allowed, floor=floor)) == (top > floor)
+
+
+def test_what_is_like_a_language_that_was_not_asked_for_is_told_among_those_that_were() -> None:
+    log_posteriors = np.full(len(LABELS), -20.0, np.float32)
+    log_posteriors[LABELS.index("ml")], log_posteriors[LABELS.index("it")] = -0.01, -9.0
+    scores = spoken((log_posteriors, 5.0)).scores(LABELS, ["en", "it"], floor=0.3)
+    assert scores[0].identifier == "it"
+
+
+@pytest.mark.parametrize("size", ["tiny", "base", "small"])
+def test_every_size_is_calibrated_and_says_where_from(size: str) -> None:
+    calibration = calibration_of(size)
+    assert 0.5 < calibration.sharpness(3.0) < 2.0
+    assert calibration.provenance is not None
+    assert set(calibration.provenance.data) == {"librispeech_mini", "speechocean762", "dspspeech_zh", "arabic_commands"}
+    assert calibration.provenance.cross_entropy_bits <= calibration.provenance.uncalibrated_bits
+
+
+def test_a_model_of_ones_own_is_not_calibrated() -> None:
+    assert calibration_of("huge") == LanguageCalibration()
