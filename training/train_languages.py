@@ -17,24 +17,19 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
-from scipy.optimize import minimize
 
 from pipeline.accuracy.audio import Band
 from pipeline.accuracy.evaluation import Options
-from pipeline.accuracy.language_trials import Heard, Listener, Posteriors, evidence_of
+from pipeline.accuracy.language_fitting import Examples, fitted
+from pipeline.accuracy.language_trials import Listener
 from pipeline.accuracy.manifest import Clip, read_clips
-from pipeline.models.language import LABELS, MASKED_BY_DEFAULT
 from pipeline.scoring.language_calibration import LanguageCalibration, LanguageProvenance
 
 CORPORA = ("librispeech_mini", "speechocean762", "dspspeech_zh", "arabic_commands")
 CLIPS = {"tiny": 60, "base": 60, "small": 25}  # of each corpus and language
 DURATIONS_S = (1.0, 3.0, 5.0)
 SEED = 20_261_125
-_ALLOWED = np.array([label not in MASKED_BY_DEFAULT for label in LABELS])
 _WEIGHTS_PATH = Path(__file__).resolve().parent.parent / "pipeline" / "scoring" / "weights" / "language.json"
-
-Float64 = npt.NDArray[np.float64]
 
 
 def training_clips(speech_dir: Path, limit: int) -> list[Clip]:
@@ -47,44 +42,13 @@ def training_clips(speech_dir: Path, limit: int) -> list[Clip]:
     return [parts[name][place] for name in sorted(parts) for place in generator.permutation(len(parts[name]))[:limit]]
 
 
-class Examples:
-    """Channels (n,): mean log posteriors (n, 99), seconds of speech, the true label's place, and the weight."""
-
-    def __init__(self, heard: list[Heard]) -> None:
-        channels = [(one.clip, said) for one in heard for said in (*one.first.values(), one.whole) if _says(said)]
-        evidence = [evidence_of(said) for _, said in channels]
-        self.mean: Float64 = np.stack([scores for one in evidence if (scores := one.log_scores()) is not None])
-        self.speech_s: Float64 = np.array([one.speech_s for one in evidence])
-        self.truth = np.array([LABELS.index(clip.language) for clip, _ in channels])
-        _, group, counts = np.unique(
-            [f"{clip.corpus}/{clip.language}" for clip, _ in channels], return_inverse=True, return_counts=True
-        )
-        self.weight: Float64 = 1.0 / counts[group] / len(counts)
-
-    def cross_entropy_bits(self, calibration: LanguageCalibration) -> float:
-        """Among the languages that are allowed by default."""
-        sharpness = np.array([calibration.sharpness(float(one)) for one in self.speech_s])
-        scores = np.where(_ALLOWED, self.mean * sharpness[:, np.newaxis], -np.inf)
-        top = scores.max(axis=1)
-        total = top + np.log(np.exp(scores - top[:, np.newaxis]).sum(axis=1))
-        return float(self.weight @ (total - scores[np.arange(len(self.truth)), self.truth]) / np.log(2))
-
-
-def _says(posteriors: Posteriors) -> bool:
-    return evidence_of(posteriors).log_scores() is not None
-
-
 def train(size: str, speech_dir: Path, cache_dir: Path) -> LanguageCalibration:
     """The calibration of one size of the model."""
     clips = training_clips(speech_dir, CLIPS[size])
     listener = Listener(Options(cache_dir=str(cache_dir), language_size=size, progress=print), DURATIONS_S)
     examples = Examples([one for band in Band for one in listener.hear(clips, band)])
 
-    def cost(theta: Float64) -> float:
-        return examples.cross_entropy_bits(LanguageCalibration(float(theta[0]), float(theta[1])))
-
-    scale, exponent = minimize(cost, np.array([1.0, 0.0]), method="Nelder-Mead").x.round(4).tolist()
-    found = LanguageCalibration(scale, exponent)
+    found = fitted(examples)
     provenance = LanguageProvenance(
         script="training/train_languages.py",
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import datetime
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -17,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
+from pipeline.accuracy import language_trials
 from pipeline.accuracy.audio import Band
 from pipeline.accuracy.evaluation import Options
 from pipeline.accuracy.fitting import balanced, recordings
-from pipeline.accuracy.manifest import ManifestError
+from pipeline.accuracy.language_fitting import Examples, rescaled
+from pipeline.accuracy.manifest import ManifestError, read_clips
 from pipeline.accuracy.measures import cllr, min_cllr
 from pipeline.accuracy.sessions import (
     SHORT_S,
@@ -33,6 +36,7 @@ from pipeline.accuracy.sessions import (
     whole_samples,
 )
 from pipeline.accuracy.trials import Trials, across, within
+from pipeline.models.language import LABELS
 from pipeline.scoring.calibration import (
     BandMeans,
     ComparisonBackend,
@@ -42,6 +46,7 @@ from pipeline.scoring.calibration import (
     built_in_gender,
     gender_llr,
 )
+from pipeline.scoring.language_calibration import LanguageCalibration, calibration_of
 from pipeline.scoring.profile import Profile
 from pipeline.scoring.voiceprint import SPEAKER_DIMENSION
 
@@ -52,6 +57,7 @@ MIN_SPEAKERS: Final = 5
 _PRIOR_SPEAKERS: Final = 10.0  # how many of its speakers move a source's means half the way
 _PRIOR_STRENGTH: Final = 0.5  # bits that a scale of e, or an offset of `_OFFSET`, costs when there is one speaker
 _OFFSET: Final = 3.0
+_LANGUAGE_S: Final = (1.0, 3.0, 5.0)
 _DECIMALS: Final = 6
 
 
@@ -59,7 +65,10 @@ Heard = dict[Band, list[Session]]
 
 
 class Moved(NamedTuple):
-    """Cllr in bits over the recordings that a profile was made of: before, after, and of any rising function of the scores."""
+    """A cost in bits over the recordings that a profile was made of: Cllr, of languages cross entropy.
+
+    `least` is that of any rising function of the scores, NaN for languages.
+    """
 
     before: float
     after: float
@@ -87,8 +96,10 @@ def calibrate(manifest: Path, bands: Sequence[Band], options: Options) -> tuple[
             raise ManifestError(f"{manifest}: speech of {len(speakers)} speakers ({band}); a profile takes {MIN_SPEAKERS}")
     comparison, compared = comparison_of(heard, options)
     gender, told = gender_of(heard)
-    moved = {"comparison": compared, "gender": told}
-    return Profile(comparison=comparison, gender=gender), {name: one for name, one in moved.items() if one is not None}
+    language, said = language_of(manifest, bands, options)
+    moved = {"comparison": compared, "gender": told, "language": said}
+    profile = Profile(comparison=comparison, gender=gender, language=language)
+    return profile, {name: one for name, one in moved.items() if one is not None}
 
 
 def comparison_of(heard: Heard, options: Options) -> tuple[ComparisonBackend, Moved | None]:
@@ -162,6 +173,20 @@ def gender_of(heard: Heard) -> tuple[GenderBackend | None, Moved | None]:
         provenance=_provenance(labelled, {"male": int(male.sum()), "female": int((~male).sum())}),
     )
     return backend, _moved(llr, found.of(llr), male, weight)
+
+
+def language_of(manifest: Path, bands: Sequence[Band], options: Options) -> tuple[LanguageCalibration | None, Moved | None]:
+    """The scale for the source, when its recordings say which language is spoken."""
+    if not any(clip.language in LABELS for clip in read_clips(manifest)):
+        return None, None
+    clips = language_trials.chosen_clips(manifest, options.seed, options.limit)
+    listener = language_trials.Listener(options, _LANGUAGE_S)
+    heard = [one for band in bands for one in listener.hear(clips, band)]
+    if not any(one.whole for one in heard):
+        return None, None
+    examples, before = Examples(heard), calibration_of(options.language_size)
+    after = rescaled(examples, before, _PRIOR_STRENGTH / len({(clip.corpus, clip.speaker) for clip in clips}))
+    return after, Moved(examples.cross_entropy_bits(before), examples.cross_entropy_bits(after), math.nan)
 
 
 def _first(sessions: Sequence[Session]) -> list[Sample]:

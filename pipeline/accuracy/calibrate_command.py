@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.accuracy.command import EvaluationError, one_line, progress
 from pipeline.accuracy.evaluation import LIMIT, Options
 from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from pipeline.accuracy.calibrate import Moved
 
 _BANDS = ("wide", "telephone")
 
@@ -37,9 +41,13 @@ _BANDS = ("wide", "telephone")
 )
 @click.pass_obj
 def calibrate(settings: Settings, manifest: Path, output: Path, bands: tuple[str, ...], limit: int) -> None:
-    """Calibrate comparison and gender to a source: MANIFEST is a CSV of its recordings (path, speaker; gender m or f)."""
+    """Calibrate scores to a source: MANIFEST is a CSV of its recordings (path, speaker; if known gender, language, corpus)."""
     options = Options(
-        cache_dir=settings.cache_dir, manifest_path=settings.manifest_path, limit=limit, threads=settings.inference_threads
+        cache_dir=settings.cache_dir,
+        language_size=settings.language_model,
+        manifest_path=settings.manifest_path,
+        limit=limit,
+        threads=settings.inference_threads,
     )
     try:
         with one_line():
@@ -61,14 +69,19 @@ def _write_profile(manifest: Path, output: Path, bands: tuple[str, ...], options
             manifest, [band for band in Band if band in bands], msgspec.structs.replace(options, progress=say)
         )
     output.write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=1) + b"\n")
-    for name, one in moved.items():
-        click.echo(f"{name}: Cllr {one.before:.3f} bits before, {one.after:.3f} with the profile, {one.least:.3f} at best")
-    for name in sorted({"comparison", "gender"} - set(moved)):
-        click.echo(f"{name}: {_UNMOVED[name]}")
+    for name, fallback in _UNMOVED.items():
+        click.echo(f"{name}: {_said(name, moved[name]) if name in moved else fallback}")
     click.echo(f"{output}: set CALLSTREAM_CALIBRATION_PROFILE to it. These figures are of the recordings that made it.")
+
+
+def _said(name: str, moved: Moved) -> str:
+    if name == "language":
+        return f"cross entropy {moved.before:.3f} bits before, {moved.after:.3f} with the profile"
+    return f"Cllr {moved.before:.3f} bits before, {moved.after:.3f} with the profile, {moved.least:.3f} at best"
 
 
 _UNMOVED = {
     "comparison": "the means are the source's; no speaker was recorded twice, so the scores are not scaled",
     "gender": "as built in; it takes recordings of both genders that are labelled",
+    "language": "as built in; it takes recordings whose languages are known",
 }

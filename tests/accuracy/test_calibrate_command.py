@@ -14,6 +14,7 @@ from agents.gender import GenderStage
 from pipeline.accuracy import calibrate as calibration
 from pipeline.cli import main
 from pipeline.scoring.calibration import built_in_comparison, built_in_gender
+from pipeline.scoring.language_calibration import calibration_of
 from pipeline.scoring.profile import Profile, load_profile
 from pipeline.scoring.voiceprint import encode
 from pipeline.settings import Settings
@@ -28,15 +29,34 @@ def run(*arguments: str | Path) -> Result:
 
 def test_real_recordings_make_a_profile(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "MIN_SPEAKERS", 2)
+    monkeypatch.setenv("CALLSTREAM_LANGUAGE_MODEL", "tiny")
     made = clips.parent / "profile.json"
     done = run(clips, "--output", made, "--band", "telephone")
     assert done.exit_code == 0, done.stderr
-    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == ["comparison", "gender", str(made)]
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == ["comparison", "gender", "language", str(made)]
     profile, built_in = load_profile(str(made)), built_in_comparison()
+    assert profile.language is not None
+    assert profile.language.exponent == calibration_of("tiny").exponent
     assert profile.comparison is not None
     assert profile.comparison.provenance.data == {clips.parent.name: 4}
     assert profile.comparison.speaker_means.wide == built_in.speaker_means.wide
     assert profile.comparison.speaker_means.telephone != built_in.speaker_means.telephone
+
+
+def test_what_is_not_known_of_the_recordings_stays_as_built_in(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "MIN_SPEAKERS", 2)
+    listed = clips.parent / "unlabelled.csv"
+    listed.write_text("path,speaker\n0_0.wav,woman\n1_0.wav,man\n")
+    made = clips.parent / "profile.json"
+    done = run(listed, "--output", made, "--band", "wide")
+    assert done.exit_code == 0, done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines()[:3]] == [
+        "Cllr",
+        "as",
+        "as",
+    ]  # halves of a recording are sessions
+    profile = load_profile(str(made))
+    assert (profile.gender, profile.language) == (None, None)
 
 
 def test_too_few_speakers_make_none(clips: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.accuracy import languages
 from pipeline.accuracy.evaluation import Measured, Options
+from pipeline.accuracy.language_fitting import Examples, fitted, rescaled
 from pipeline.accuracy.language_trials import Heard, Posteriors, chosen_clips, heard_in, trials
 from pipeline.accuracy.languages import Scoring, at_length, detection_llr, figures, macro_right
 from pipeline.accuracy.manifest import Clip, ManifestError
@@ -118,3 +119,16 @@ def test_real_speech_is_evaluated(clips: Path) -> None:
     assert [values(row)[:3] for row in by_language.rows] == [["en", 2, 100.0], ["it", 2, 100.0]]
     assert {table.title for table in found.tables} >= {"Detecting each language (Cavg)", "Recordings of noise"}
     assert set(found.plots) == {"confusion-wide", "confusion-telephone", "reliability", "right-by-speech"}
+
+
+def test_a_calibration_is_fitted_to_how_far_posteriors_can_be_believed() -> None:
+    """The model says 0.9 and is right every second time: the fitted scale makes a half of it."""
+    said = [("en", "en"), ("en", "it"), ("it", "it"), ("it", "en")] * 5
+    heard = [Heard(clip, posteriors, {}) for clip, posteriors in (channel(*one, probability=0.9) for one in said)]
+    examples = Examples(heard)
+    found = fitted(examples)
+    assert found.scale < 0.9
+    assert examples.cross_entropy_bits(found) < examples.cross_entropy_bits(IDENTITY)
+    held = rescaled(examples, IDENTITY, 1000.0)
+    assert held.scale == pytest.approx(1.0, abs=0.01)
+    assert rescaled(examples, IDENTITY, 0.0).scale < 0.9

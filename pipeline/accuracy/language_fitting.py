@@ -1,0 +1,70 @@
+"""How far language posteriors are to be believed, fitted to recordings whose languages are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+
+from pipeline.accuracy.language_trials import Heard, Posteriors, evidence_of
+from pipeline.models.language import LABELS, MASKED_BY_DEFAULT
+from pipeline.scoring.language_calibration import LanguageCalibration
+
+Float64 = npt.NDArray[np.float64]
+
+_ALLOWED = np.array([label not in MASKED_BY_DEFAULT for label in LABELS])
+_DECIMALS = 4
+
+
+class Examples:
+    """Channels (n,): mean log posteriors (n, 99), seconds of speech, the true label's place, and the weight.
+
+    Every corpus and language weighs the same.
+    """
+
+    def __init__(self, heard: Sequence[Heard]) -> None:
+        channels = [(one.clip, said) for one in heard for said in (*one.first.values(), one.whole) if _says(said)]
+        evidence = [evidence_of(said) for _, said in channels]
+        self.mean: Float64 = np.stack([scores for one in evidence if (scores := one.log_scores()) is not None])
+        self.speech_s: Float64 = np.array([one.speech_s for one in evidence])
+        self.truth = np.array([LABELS.index(clip.language) for clip, _ in channels])
+        _, group, counts = np.unique(
+            [f"{clip.corpus}/{clip.language}" for clip, _ in channels], return_inverse=True, return_counts=True
+        )
+        self.weight: Float64 = 1.0 / counts[group] / len(counts)
+
+    def cross_entropy_bits(self, calibration: LanguageCalibration) -> float:
+        """Among the languages that are allowed by default."""
+        sharpness = np.array([calibration.sharpness(float(one)) for one in self.speech_s])
+        scores = np.where(_ALLOWED, self.mean * sharpness[:, np.newaxis], -np.inf)
+        top = scores.max(axis=1)
+        total = top + np.log(np.exp(scores - top[:, np.newaxis]).sum(axis=1))
+        return float(self.weight @ (total - scores[np.arange(len(self.truth)), self.truth]) / np.log(2))
+
+
+def _says(posteriors: Posteriors) -> bool:
+    return evidence_of(posteriors).log_scores() is not None
+
+
+def fitted(examples: Examples) -> LanguageCalibration:
+    """Scale and exponent of least cross entropy."""
+
+    def cost(theta: Float64) -> float:
+        return examples.cross_entropy_bits(LanguageCalibration(float(theta[0]), float(theta[1])))
+
+    scale, exponent = minimize(cost, np.array([1.0, 0.0]), method="Nelder-Mead").x.round(_DECIMALS).tolist()
+    return LanguageCalibration(scale, exponent)
+
+
+def rescaled(examples: Examples, before: LanguageCalibration, penalty: float) -> LanguageCalibration:
+    """Another scale, drawn to the one before: a factor of e costs `penalty` bits."""
+
+    def cost(theta: Float64) -> float:
+        scale = before.scale * math.exp(float(theta[0]))
+        return examples.cross_entropy_bits(LanguageCalibration(scale, before.exponent)) + penalty * float(theta[0]) ** 2
+
+    factor = math.exp(float(minimize(cost, np.zeros(1), method="Nelder-Mead").x[0]))
+    return LanguageCalibration(round(before.scale * factor, _DECIMALS), before.exponent, before.longest_s)
