@@ -37,7 +37,7 @@ def test_a_voiceprint_survives_packing(seed: int, speech_s: float) -> None:
     read = decode(encode(made))
     assert len(pack(made)) == SIZE_BYTES
     assert np.abs(read.embedding - made.embedding).max() < 1e-3
-    assert abs(read.speech_s - speech_s) <= 0.0005
+    assert abs(read.speech_s - speech_s) <= 0.0005 + 1e-9
     for half in (read.embedding[:192], read.embedding[192:]):
         assert np.linalg.norm(half) == pytest.approx(1, abs=1e-5)
 
