@@ -82,6 +82,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--limit", default=LIMIT, show_default=True, type=click.IntRange(1), help="Recordings of each corpus; more are left out."
 )
+@click.option("--corpus", "corpora", multiple=True, help="Only this corpus of MANIFEST; may be repeated.")
 @click.option("--profile", type=_FILE, help="Calibration profile to score with. Default: the setting.")
 @click.option("--threads", type=click.IntRange(1, 256), help="Threads for model inference. Default: the setting.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout, instead of Markdown.")
@@ -95,6 +96,7 @@ def evaluate(
     language_model: str | None,
     resamples: int,
     limit: int,
+    corpora: tuple[str, ...],
     profile: Path | None,
     threads: int | None,
     as_json: bool,
@@ -112,6 +114,7 @@ def evaluate(
             profile=scored_by,
             resamples=resamples,
             limit=limit,
+            corpora=corpora,
             threads=threads or settings.inference_threads,
         )
         for evaluator in dict.fromkeys(EVALUATORS[name] for name in names):

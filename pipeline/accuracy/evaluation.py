@@ -56,8 +56,8 @@ def _silent(_: str) -> None:
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How to evaluate.
 
-    `noise` are recordings to mix in, none for generated noise; `limit` is how many recordings of each corpus are used;
-    `progress` is told what is being done.
+    `noise` are recordings to mix in, none for generated noise; `limit` is how many recordings of each corpus are used,
+    `corpora` which, none for all; `progress` is told what is being done.
     """
 
     cache_dir: str
@@ -69,5 +69,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     resamples: int = RESAMPLES
     seed: int = SEED
     limit: int = LIMIT
+    corpora: tuple[str, ...] = ()
     threads: int = 2
     progress: Callable[[str], None] = _silent

@@ -37,7 +37,7 @@ Sessions = dict[Band, list[Session]]
 
 def evaluate(manifest: Path, options: Options) -> Evaluation:
     """Gender identification on the labelled clips of a list. Raises ManifestError, RecordingError and ModelError."""
-    clips = chosen_clips(manifest, "gender", "speaker", limit=options.limit)
+    clips = chosen_clips(manifest, "gender", "speaker", limit=options.limit, corpora=options.corpora)
     heard = {band: extractor(options).sessions(clips, Condition(band), options.progress) for band in Band}
     tables = [_by_duration(heard, options), _by_corpus(heard, options)]
     silent = {band: sum(not one.utterances for one in sessions) for band, sessions in heard.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -148,12 +148,12 @@ def trials(
     return Trials(probability, language, speaker.astype(np.int64), probability.sum(axis=1) == 0)
 
 
-def chosen_clips(manifest: Path, seed: int, limit: int = CLIPS_PER_LANGUAGE) -> list[Clip]:
+def chosen_clips(manifest: Path, seed: int, limit: int = CLIPS_PER_LANGUAGE, corpora: Collection[str] = ()) -> list[Clip]:
     """The list's clips in languages that the model knows; of each corpus and language a draw of at most so many.
 
     Raises ManifestError.
     """
-    clips = [clip for clip in read_clips(manifest, "language") if clip.language in LABELS]
+    clips = [clip for clip in read_clips(manifest, "language", corpora=corpora) if clip.language in LABELS]
     if not clips:
         raise ManifestError(f"{manifest}: no recording is in a language that the model knows ({', '.join(LABELS)})")
     parts: dict[tuple[str, str], list[int]] = collections.defaultdict(list)

@@ -71,7 +71,7 @@ class Scoring(NamedTuple):
 
 def evaluate(manifest: Path, options: Options) -> Evaluation:
     """Language identification on the recordings of a list. Raises ManifestError, RecordingError and ModelError."""
-    clips = chosen_clips(manifest, options.seed)
+    clips = chosen_clips(manifest, options.seed, corpora=options.corpora)
     listener = Listener(options)
     listed = sorted({clip.language for clip in clips}, key=LABELS.index)
     calibration = options.profile.language or calibration_of(options.language_size)

@@ -11,7 +11,9 @@ from __future__ import annotations
 import csv
 import math
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -41,18 +43,32 @@ class LabelledRecording(msgspec.Struct, frozen=True):
     speech_s: list[tuple[float, float]]
 
 
-def read_clips(manifest: Path, *needed: str) -> list[Clip]:
-    """The clips of a list that have what is needed of `speaker`, `gender`, `language`. Raises ManifestError."""
+def read_clips(manifest: Path, *needed: str, corpora: Collection[str] = ()) -> list[Clip]:
+    """The clips of a list that have what is needed of `speaker`, `gender`, `language`; of these corpora, if any are named.
+
+    Raises ManifestError.
+    """
     seen: dict[str, int] = {}
     clips = []
     for line, row in _rows(manifest, "path", *needed):
         if (first := seen.setdefault(row["path"], line)) != line:  # compared with itself it would be a perfect score
             raise ManifestError(f"{manifest}, line {line}: {row['path']} is listed in line {first} already")
         clips.append(_clip(row, manifest, line))
-    kept = [clip for clip in clips if all(getattr(clip, name) for name in needed)]
+    chosen = _of_corpora(clips, corpora, manifest)
+    kept = [clip for clip in chosen if all(getattr(clip, name) for name in needed)]
     if not kept:
         raise ManifestError(f"{manifest}: no recording has a {' and a '.join(needed)}")
     return kept
+
+
+Entry = TypeVar("Entry", "Clip", "LabelledRecording")
+
+
+def _of_corpora(entries: list[Entry], corpora: Collection[str], manifest: Path) -> list[Entry]:
+    there = {one.corpus for one in entries}
+    if missing := sorted(set(corpora) - there):
+        raise ManifestError(f"{manifest}: no corpus {', '.join(missing)}; it has {', '.join(sorted(there))}")
+    return [one for one in entries if not corpora or one.corpus in corpora]
 
 
 def _clip(row: dict[str, str], manifest: Path, line: int) -> Clip:
@@ -63,14 +79,15 @@ def _clip(row: dict[str, str], manifest: Path, line: int) -> Clip:
     return Clip(manifest.parent / row["path"], corpus, row.get("speaker", ""), gender, row.get("language", ""))
 
 
-def read_labelled(manifest: Path) -> list[LabelledRecording]:
-    """The recordings of a list of segments, in its order. Raises ManifestError."""
+def read_labelled(manifest: Path, corpora: Collection[str] = ()) -> list[LabelledRecording]:
+    """The recordings of a list of segments, in its order; of these corpora, if any are named. Raises ManifestError."""
     found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for line, row in _rows(manifest, "path", "start", "end"):
         speech_s = found[row["path"], row.get("corpus") or _corpus(row["path"], manifest)]
         if (row.get("label") or _SPEECH_LABEL) == _SPEECH_LABEL and (row["start"] or row["end"]):
             speech_s.append(_times(row, manifest, line))
-    return [LabelledRecording(manifest.parent / path, corpus, sorted(speech_s)) for (path, corpus), speech_s in found.items()]
+    every = [LabelledRecording(manifest.parent / path, corpus, sorted(speech_s)) for (path, corpus), speech_s in found.items()]
+    return _of_corpora(every, corpora, manifest)
 
 
 def _corpus(path: str, manifest: Path) -> str:

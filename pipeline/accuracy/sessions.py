@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -196,9 +196,9 @@ def _sample(number: int, session: Session, voiceprint: Voiceprint) -> Sample:
     return Sample(number, session.corpus, session.speaker, session.gender, voiceprint)
 
 
-def chosen_clips(manifest: Path, *needed: str, limit: int) -> list[Clip]:
+def chosen_clips(manifest: Path, *needed: str, limit: int, corpora: Collection[str] = ()) -> list[Clip]:
     """The list's clips, of a larger corpus the first of each speaker in turn up to a limit. Raises ManifestError."""
-    clips = read_clips(manifest, *needed)
+    clips = read_clips(manifest, *needed, corpora=corpora)
     rank: collections.Counter[tuple[str, str]] = collections.Counter()
     order: dict[str, list[tuple[int, int]]] = collections.defaultdict(list)
     for index, clip in enumerate(clips):

@@ -84,7 +84,7 @@ def evaluate(manifest: Path, options: Options) -> Evaluation:
 
     Raises ManifestError, RecordingError and ModelError.
     """
-    recordings = read_labelled(manifest)
+    recordings = read_labelled(manifest, options.corpora)
     silero = SileroVad(fetch(options.cache_dir, ["silero"])["silero"][0])
     counted = {band: count_all(recordings, band, _detectors(silero), options) for band in Band}
     tables = [_table(counted[band], corpora_of(recordings), band, options) for band in Band]

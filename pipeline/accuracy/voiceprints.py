@@ -32,8 +32,8 @@ Sessions = dict[Condition, list[Session]]
 
 def evaluate(manifest: Path, options: Options) -> Evaluation:
     """Voiceprint comparison on the clips of a list. Raises ManifestError, RecordingError and ModelError."""
-    clips = chosen_clips(manifest, "speaker", limit=options.limit)
-    few = chosen_clips(manifest, "speaker", limit=min(options.limit, NOISE_LIMIT))
+    clips = chosen_clips(manifest, "speaker", limit=options.limit, corpora=options.corpora)
+    few = chosen_clips(manifest, "speaker", limit=min(options.limit, NOISE_LIMIT), corpora=options.corpora)
     extract, say = extractor(options).sessions, options.progress
     heard: Sessions = {Condition(band): extract(clips, Condition(band), say) for band in Band}
     for band, snr_db in itertools.product(Band, SNRS_DB):

@@ -141,3 +141,12 @@ def test_segments_need_their_columns(tmp_path: Path) -> None:
 def test_paths_are_listed_once(tmp_path: Path) -> None:
     manifest = listed(tmp_path, "path,seconds\nb.wav,1\na.wav,2\nb.wav,1\n")
     assert read_paths(manifest) == [tmp_path / "b.wav", tmp_path / "a.wav"]
+
+
+def test_corpora_may_be_chosen(tmp_path: Path) -> None:
+    manifest = listed(tmp_path, "path,corpus\n1.wav,a\n2.wav,b\n3.wav,a\n")
+    assert [clip.path.name for clip in read_clips(manifest, corpora=["a"])] == ["1.wav", "3.wav"]
+    with pytest.raises(ManifestError, match="no corpus c, d; it has a, b"):
+        read_clips(manifest, corpora=["d", "a", "c"])
+    segments = listed(tmp_path, "path,start,end\na_1.wav,0,1\nb_1.wav,0,1\n")
+    assert [one.path.name for one in read_labelled(segments, ["b"])] == ["b_1.wav"]
