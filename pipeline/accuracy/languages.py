@@ -71,7 +71,8 @@ class Scoring(NamedTuple):
 
 def evaluate(manifest: Path, options: Options) -> Evaluation:
     """Language identification on the recordings of a list. Raises ManifestError, RecordingError and ModelError."""
-    clips = chosen_clips(manifest, options.seed, corpora=options.corpora)
+    limit = min(CLIPS_PER_LANGUAGE, options.limit)
+    clips = chosen_clips(manifest, options.seed, limit, options.corpora)
     listener = Listener(options)
     listed = sorted({clip.language for clip in clips}, key=LABELS.index)
     calibration = options.profile.language or calibration_of(options.language_size)
@@ -82,13 +83,13 @@ def evaluate(manifest: Path, options: Options) -> Evaluation:
     tables += [_by_corpus(heard[band], band, scoring, options) for band in Band]
     if options.noise:
         tables.append(_on_noise(listener, scoring, options))
-    return Evaluation(tables, _plots(heard, scoring, options), _notes(heard, len(clips)))
+    return Evaluation(tables, _plots(heard, scoring, options), _notes(heard, len(clips), limit))
 
 
-def _notes(heard: Recordings, count: int) -> list[str]:
+def _notes(heard: Recordings, count: int, limit: int) -> list[str]:
     silent = [f"{sum(not one.whole for one in heard[band])} of {count} recordings hold no speech ({band})" for band in Band]
     return [
-        f"{count} recordings: of each corpus and language at most {CLIPS_PER_LANGUAGE}, drawn by seed; of each at most "
+        f"{count} recordings: of each corpus and language at most {limit}, drawn by seed; of each at most "
         f"{LONGEST_S:g} s of speech",
         "recordings without speech are left out; " + ", ".join(silent),
     ]
