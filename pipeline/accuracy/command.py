@@ -34,7 +34,7 @@ class Evaluator(NamedTuple):
 
 
 _VAD = Evaluator(Technology.VOICE_ACTIVITY_DETECTION, "vad", (Role.VAD,))
-_VOICEPRINTS = Evaluator(Technology.VOICEPRINT_COMPARISON, "voiceprints", (Role.VAD, Role.SPEAKER))
+_VOICEPRINTS = Evaluator(Technology.VOICEPRINT_COMPARISON, "voiceprints", (Role.VAD, Role.SPEAKER, Role.VOICE))
 _LANGUAGES = Evaluator(Technology.LANGUAGE_IDENTIFICATION, "languages", (Role.VAD, Role.LANGUAGE))
 _GENDERS = Evaluator(Technology.GENDER_IDENTIFICATION, "genders", (Role.VAD, Role.SPEAKER, Role.VOICE))
 EVALUATORS = {
