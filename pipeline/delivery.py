@@ -54,9 +54,10 @@ class PartitionOrder:
         return self._is_held
 
     @property
-    def first_offset(self) -> int | None:
-        """The first record that is not acknowledged; None when all are."""
-        return self._receipts[0].offset if self._receipts else None
+    def held_offsets(self) -> range:
+        """From the first record that is not acknowledged to the last; empty when all are. After a seek some may be there twice."""
+        offsets = [receipt.offset for receipt in self._receipts]
+        return range(min(offsets), max(offsets) + 1) if offsets else range(0)
 
     def __len__(self) -> int:
         return len(self._receipts)
@@ -161,7 +162,9 @@ class DeliveryWindow:
 
     def __init__(self, limit: int, on_crash: Callable[[BaseException], None]) -> None:
         self._partitions: dict[Hashable, PartitionOrder] = {}
-        self._dropped: dict[Hashable, int] = {}  # partition -> offset of the first record that was dropped
+        self._dropped: dict[
+            Hashable, range
+        ] = {}  # by partition, the offsets from the first to the last record that was dropped
         self._limit = limit
         self._on_crash = on_crash
         self.lanes = Lanes(limit, on_crash)
@@ -178,10 +181,11 @@ class DeliveryWindow:
         dropped, order = self._dropped.get(partition), self._partitions.get(partition)
         if dropped is None:
             return
-        if committed is not None and committed > dropped:  # another worker has dealt with it
+        first = max(dropped.start, committed or 0)  # what is before the committed offset, somebody has dealt with
+        if first >= dropped.stop:
             if order is not None:
                 order.let_go()
-        elif offset <= dropped:  # it comes again, and what was taken meanwhile comes again behind it
+        elif offset <= first:  # it comes again, and what was taken meanwhile comes again behind it
             if order is not None:
                 order.close()
                 del self._partitions[partition]
@@ -201,8 +205,9 @@ class DeliveryWindow:
     def reset(self) -> None:
         """Forget everything: the partitions are being assigned anew, and unacknowledged records come again."""
         for partition, order in self._partitions.items():
-            if (first := order.first_offset) is not None:
-                self._dropped[partition] = min(first, self._dropped.get(partition, first))
+            if held := order.held_offsets:
+                before = self._dropped.get(partition, held)
+                self._dropped[partition] = range(min(held.start, before.start), max(held.stop, before.stop))
             order.close()
         self._partitions.clear()
         self.lanes.cancel()

@@ -59,6 +59,19 @@ def test_what_another_worker_has_dealt_with_meanwhile_is_not_waited_for() -> Non
     assert given_back == [9]
 
 
+def test_what_is_committed_before_a_dropped_record_does_not_stand_for_it() -> None:
+    """Records 4 to 6 were dropped; another worker has dealt with 4 alone."""
+    window, given_back = DeliveryWindow(4, no_crash), []
+    for offset in (4, 5, 6):
+        window.issue("p", offset, lambda offset=offset: given_back.append(offset), committed=4)  # type: ignore[misc]
+    window.reset()
+    window.issue("p", 6, lambda: given_back.append(6), committed=5).release()
+    assert given_back == []
+    for offset in (5, 6):
+        window.issue("p", offset, lambda offset=offset: given_back.append(offset), committed=5).release()  # type: ignore[misc]
+    assert given_back == [5, 6]
+
+
 class Partition:
     """A partition with a consumer as Faust is: whatever is acknowledged in one run may be committed, even behind a hole."""
 
