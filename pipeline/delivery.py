@@ -55,7 +55,7 @@ class PartitionOrder:
 
     @property
     def held_offsets(self) -> range:
-        """From the first record that is not acknowledged to the last; empty when all are. After a seek some may be there twice."""
+        """From the first record that is not acknowledged to the last; empty when all are. A seek may bring one twice."""
         offsets = [receipt.offset for receipt in self._receipts]
         return range(min(offsets), max(offsets) + 1) if offsets else range(0)
 
@@ -164,7 +164,7 @@ class DeliveryWindow:
         self._partitions: dict[Hashable, PartitionOrder] = {}
         self._dropped: dict[
             Hashable, range
-        ] = {}  # by partition, the offsets from the first to the last record that was dropped
+        ] = {}  # by partition, from the first record that was dropped to the last
         self._limit = limit
         self._on_crash = on_crash
         self.lanes = Lanes(limit, on_crash)

@@ -106,7 +106,7 @@ def comparison_of(heard: Heard, options: Options) -> tuple[ComparisonBackend, Mo
     """The means of the source; scale and offset when speakers were recorded more than once."""
     built_in = built_in_comparison()
     centred = _with_means(built_in, heard)
-    before, after = (_trials(heard, _with(options, backend)) for backend in (built_in, centred))
+    before, after = (source_trials(heard, _with(options, backend)) for backend in (built_in, centred))
     counts = {"target": int(after.target.sum()), "nontarget": int((~after.target).sum())}
     centred = msgspec.structs.replace(centred, provenance=_provenance(heard, counts))
     if min(counts.values()) == 0:
@@ -125,7 +125,7 @@ def _with(options: Options, backend: ComparisonBackend) -> Options:
     return msgspec.structs.replace(options, profile=Profile(comparison=backend))
 
 
-def _trials(heard: Heard, options: Options) -> Trials:
+def source_trials(heard: Heard, options: Options) -> Trials:
     """Recordings with each other, and with the first seconds of others."""
     parts = []
     for sessions in heard.values():
