@@ -21,7 +21,7 @@ from scipy.optimize import minimize
 from pipeline.accuracy import language_trials
 from pipeline.accuracy.audio import Band
 from pipeline.accuracy.evaluation import Options
-from pipeline.accuracy.fitting import balanced, recordings
+from pipeline.accuracy.fitting import MEAN_SHARE, balanced, recordings
 from pipeline.accuracy.language_fitting import Examples, rescaled
 from pipeline.accuracy.manifest import ManifestError, read_clips
 from pipeline.accuracy.measures import cllr, min_cllr
@@ -103,14 +103,18 @@ def calibrate(manifest: Path, bands: Sequence[Band], options: Options) -> tuple[
 
 
 def comparison_of(heard: Heard, options: Options) -> tuple[ComparisonBackend, Moved | None]:
-    """The means of the source; scale and offset when speakers were recorded more than once."""
+    """The means of the source; scale and offset when speakers were recorded more than once.
+
+    The whole mean is subtracted only where the scores can be scaled to it; else the share that the weights were trained with.
+    """
     built_in = built_in_comparison()
-    centred = _with_means(built_in, heard)
-    before, after = (source_trials(heard, _with(options, backend)) for backend in (built_in, centred))
-    counts = {"target": int(after.target.sum()), "nontarget": int((~after.target).sum())}
-    centred = msgspec.structs.replace(centred, provenance=_provenance(heard, counts))
+    before = source_trials(heard, _with(options, built_in))
+    counts = {"target": int(before.target.sum()), "nontarget": int((~before.target).sum())}
+    built_in = msgspec.structs.replace(built_in, provenance=_provenance(heard, counts))
     if min(counts.values()) == 0:
-        return centred, None
+        return _with_means(built_in, heard, MEAN_SHARE), None
+    centred = _with_means(built_in, heard, 1.0)
+    after = source_trials(heard, _with(options, centred))
     weight = balanced(after.target, after.speaker_a)
     found = scaling(after.llr, after.target, weight, len(np.unique(after.speaker_a[after.target])))
     scaled = msgspec.structs.replace(
@@ -135,13 +139,13 @@ def source_trials(heard: Heard, options: Options) -> Trials:
     return Trials(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
-def _with_means(backend: ComparisonBackend, heard: Heard) -> ComparisonBackend:
+def _with_means(backend: ComparisonBackend, heard: Heard, share: float) -> ComparisonBackend:
     """The back-end with its means moved to the source's, band by band."""
     speaker, voice = msgspec.structs.asdict(backend.speaker_means), msgspec.structs.asdict(backend.voice_means)
     for band, sessions in heard.items():
         mean, speakers = _mean(whole_samples(sessions))
         own = speakers / (speakers + _PRIOR_SPEAKERS)
-        for means, part in ((speaker, mean[:SPEAKER_DIMENSION]), (voice, mean[SPEAKER_DIMENSION:])):
+        for means, part in ((speaker, share * mean[:SPEAKER_DIMENSION]), (voice, mean[SPEAKER_DIMENSION:])):
             means[band] = (own * part + (1 - own) * np.array(means[band])).round(_DECIMALS).tolist()
     return msgspec.structs.replace(backend, speaker_means=BandMeans(**speaker), voice_means=BandMeans(**voice))
 

@@ -21,6 +21,7 @@ Ints = npt.NDArray[np.int64]
 
 MIN_TARGETS = 20  # with fewer an error rate says nothing
 _MAX_OTHERS = 30_000  # trials of two speakers; drawn when there are more, so that intervals take seconds
+NOTE = f"Figures are of all targets and of {_MAX_OTHERS:,} non-targets, drawn where there are more."
 COLUMNS = ["targets", "non-targets", "EER %", "minDCF(0.01)", "Cllr bits", "min Cllr bits"]
 
 

@@ -21,7 +21,7 @@ from pipeline.accuracy.sessions import (
     short_samples,
     whole_samples,
 )
-from pipeline.accuracy.trials import COLUMNS, Trials, across, figures, within
+from pipeline.accuracy.trials import COLUMNS, NOTE, Trials, across, figures, within
 
 SNRS_DB = (20, 10, 5)
 NOISE_S = 5.0
@@ -61,7 +61,7 @@ def by_duration(heard: Sessions, options: Options) -> Table:
         for band in Band
         for name, samples in durations(heard[Condition(band)])
     ]
-    return Table("By speech on either side, all corpora", ["band", "speech", *COLUMNS], rows)
+    return Table("By speech on either side, all corpora", ["band", "speech", *COLUMNS], rows, NOTE)
 
 
 def by_enrolment(heard: Sessions, options: Options) -> Table:
@@ -72,7 +72,7 @@ def by_enrolment(heard: Sessions, options: Options) -> Table:
         for name, samples in durations(heard[Condition(tested)]):
             if samples and samples[0].session >= 0:
                 rows.append([f"{enrolled} / {tested}", name, *figures(across(whole, samples, options), options)])
-    return Table("All speech of one recording against a part of another", ["bands", "speech", *COLUMNS], rows)
+    return Table("All speech of one recording against a part of another", ["bands", "speech", *COLUMNS], rows, NOTE)
 
 
 def by_corpus(heard: Sessions, options: Options) -> Table:
@@ -82,7 +82,7 @@ def by_corpus(heard: Sessions, options: Options) -> Table:
         for name, part in itertools.product(("3 s", "all of a recording"), _corpora(heard[Condition(band)])):
             samples = dict(durations(part))[name]
             rows.append([part[0].corpus, band, name, *figures(within(samples, options), options)])
-    return Table("By corpus", ["corpus", "band", "speech", *COLUMNS], rows)
+    return Table("By corpus", ["corpus", "band", "speech", *COLUMNS], rows, NOTE)
 
 
 def _corpora(sessions: list[Session]) -> list[list[Session]]:

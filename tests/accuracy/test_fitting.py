@@ -10,11 +10,12 @@ import pytest
 from pipeline.accuracy import calibrate, measures
 from pipeline.accuracy.audio import Band
 from pipeline.accuracy.evaluation import Options
-from pipeline.accuracy.fitting import balanced, fit_comparison, fit_gender, regress
+from pipeline.accuracy.fitting import MEAN_SHARE, balanced, fit_comparison, fit_gender, regress
 from pipeline.accuracy.sessions import Session, whole_samples
 from pipeline.accuracy.trials import within
 from pipeline.scoring.calibration import Provenance, built_in_comparison, gender_llr
 from pipeline.scoring.profile import Profile
+from pipeline.scoring.voiceprint import SPEAKER_DIMENSION
 from tests.accuracy.voices import sessions
 
 OPTIONS = Options(cache_dir="", resamples=0)
@@ -91,12 +92,17 @@ def test_a_profile_of_a_source_is_better_on_its_other_speakers() -> None:
 
 
 def test_speakers_recorded_once_move_the_means_only() -> None:
-    backend, moved = calibrate.comparison_of({Band.WIDE: sessions("source", 10, 1, 1)}, OPTIONS)
+    once = sessions("source", 10, 1, 1)
+    backend, moved = calibrate.comparison_of({Band.WIDE: once}, OPTIONS)
     built_in = built_in_comparison()
     assert moved is None
     assert backend.weights == built_in.weights
     assert backend.speaker_means.wide != built_in.speaker_means.wide
     assert backend.speaker_means.telephone == built_in.speaker_means.telephone
+    # the weights were trained with a half of the mean subtracted, and nothing here can scale them to the whole
+    mean = np.mean([one.voiceprint.embedding for one in whole_samples(once)], axis=0)[:SPEAKER_DIMENSION]
+    wanted = 0.5 * MEAN_SHARE * mean + 0.5 * np.array(built_in.speaker_means.wide)  # ten speakers move it half the way
+    np.testing.assert_allclose(backend.speaker_means.wide, wanted, atol=1e-5)
 
 
 def test_one_gender_or_none_leaves_gender_as_built_in() -> None:
