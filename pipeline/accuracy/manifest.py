@@ -1,9 +1,9 @@
 """The lists of recordings to evaluate on: CSV (UTF-8) with a header, paths relative to the list.
 
 Clips of one speaker each: `path`, and as far as known `corpus` (the list's folder when empty), `speaker`, `gender` (m or f),
-`language` (RFC 5646 tag). For voice activity detection segments of speech, by hand: `path`, `start`, `end` in seconds, `label`
-if there are others than `speech`, `corpus` (or what comes before the first _ of the file's name); a row without a start names
-a recording that may hold no speech. Noise: `path`. Other columns are not looked at.
+`language` (RFC 5646 tag, of which the primary language counts). For voice activity detection segments of speech, by hand:
+`path`, `start`, `end` in seconds, `label` if there are others than `speech`, `corpus` (or what comes before the first _ of the
+file's name); a row without a start names a recording that may hold no speech. Noise: `path`. Other columns are not looked at.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def _clip(row: dict[str, str], manifest: Path, line: int) -> Clip:
     if gender is None:
         raise ManifestError(f"{manifest}, line {line}: gender {row['gender']!r} is neither m nor f nor empty")
     corpus = row.get("corpus") or manifest.parent.resolve().name
-    return Clip(manifest.parent / row["path"], corpus, row.get("speaker", ""), gender, row.get("language", ""))
+    language = row.get("language", "").replace("_", "-").partition("-")[0].lower()  # en of en-US, en_US and EN
+    return Clip(manifest.parent / row["path"], corpus, row.get("speaker", ""), gender, language)
 
 
 def read_labelled(manifest: Path, corpora: Collection[str] = ()) -> list[LabelledRecording]:

@@ -25,7 +25,7 @@ def test_clips_have_what_the_list_says_and_paths_from_its_folder(tmp_path: Path)
     )
     assert read_clips(manifest) == [
         Clip(tmp_path / "a/1.wav", "mine", "anna", "f", "de"),
-        Clip(Path("/elsewhere/2.wav"), tmp_path.name, "bob", "m", "en-GB"),
+        Clip(Path("/elsewhere/2.wav"), tmp_path.name, "bob", "m", "en"),
         Clip(tmp_path / "with, comma.wav", tmp_path.name, "", "", ""),
     ]
 
@@ -150,3 +150,9 @@ def test_corpora_may_be_chosen(tmp_path: Path) -> None:
         read_clips(manifest, corpora=["d", "a", "c"])
     segments = listed(tmp_path, "path,start,end\na_1.wav,0,1\nb_1.wav,0,1\n")
     assert [one.path.name for one in read_labelled(segments, ["b"])] == ["b_1.wav"]
+
+
+@pytest.mark.parametrize("tag", ["en", "EN", "en-US", "en_GB", "en-Latn-US"])
+def test_the_primary_language_of_a_tag_counts(tmp_path: Path, tag: str) -> None:
+    (clip,) = read_clips(listed(tmp_path, f"path,language\n1.wav,{tag}\n"), "language")
+    assert clip.language == "en"
