@@ -162,9 +162,7 @@ class DeliveryWindow:
 
     def __init__(self, limit: int, on_crash: Callable[[BaseException], None]) -> None:
         self._partitions: dict[Hashable, PartitionOrder] = {}
-        self._dropped: dict[
-            Hashable, range
-        ] = {}  # by partition, from the first record that was dropped to the last
+        self._dropped: dict[Hashable, range] = {}  # by partition, from the first record that was dropped to the last
         self._limit = limit
         self._on_crash = on_crash
         self.lanes = Lanes(limit, on_crash)
