@@ -17,6 +17,8 @@ Float64 = npt.NDArray[np.float64]
 
 _ALLOWED = np.array([label not in MASKED_BY_DEFAULT for label in LABELS])
 _DECIMALS = 4
+_SCALES = (0.1, 10.0)
+_EXPONENTS = (0.0, 1.0)  # more speech is never less evidence, nor more than if every second were independent of the others
 
 
 class Examples:
@@ -55,7 +57,8 @@ def fitted(examples: Examples) -> LanguageCalibration:
     def cost(theta: Float64) -> float:
         return examples.cross_entropy_bits(LanguageCalibration(float(theta[0]), float(theta[1])))
 
-    scale, exponent = minimize(cost, np.array([1.0, 0.0]), method="Nelder-Mead").x.round(_DECIMALS).tolist()
+    begin, bounds = np.array([1.0, 0.1]), (_SCALES, _EXPONENTS)
+    scale, exponent = minimize(cost, begin, method="Nelder-Mead", bounds=bounds).x.round(_DECIMALS).tolist()
     return LanguageCalibration(scale, exponent)
 
 

@@ -132,3 +132,11 @@ def test_a_calibration_is_fitted_to_how_far_posteriors_can_be_believed() -> None
     held = rescaled(examples, IDENTITY, 1000.0)
     assert held.scale == pytest.approx(1.0, abs=0.01)
     assert rescaled(examples, IDENTITY, 0.0).scale < 0.9
+
+
+def test_more_speech_is_never_fitted_to_be_less_evidence() -> None:
+    """One second is always right and sixteen are every second time, as by chance in a few recordings."""
+    clip, wrong = channel("en", "en")[0], channel("it", "en")[0]
+    short, long = says("en", 0.9, speech_s=1.0), says("en", 0.9, speech_s=16.0)
+    found = fitted(Examples([*[Heard(clip, short, {})] * 8, *[Heard(one, long, {}) for one in (clip, wrong) * 4]]))
+    assert found.exponent == 0.0
