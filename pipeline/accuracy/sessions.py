@@ -1,7 +1,7 @@
 """Voiceprints of a list's recordings, by speaker and session, at several lengths of speech.
 
 A recording is a session. Where a speaker has one recording only, its halves are two sessions, or there would be nothing to
-compare it with; that is easier than two recordings, and the report says how many there were.
+compare it with. That is easier than two recordings, and figures of such speakers flatter.
 """
 
 from __future__ import annotations
