@@ -29,13 +29,14 @@ _REMEMBERED_CALLS = 20_000
 
 
 class CallInWork(Generic[Evidence]):
-    """One call. Its receipts are held until its task is final: a successor adds it up again from its begin."""
+    """One call. Its receipts are held to its end, also when its task is final before: a successor adds it up from its begin."""
 
     def __init__(self, begin: CallBegin, log: TaskLog, evidence: Evidence) -> None:
         self.begin = begin
         self.log = log
         self.evidence = evidence
         self.seen: set[tuple[int, int]] = set()
+        self.is_decided = False  # its task is final before the call has ended
         self.receipts: list[Receipt] = []
 
 
@@ -134,8 +135,11 @@ class CallStage(ABC, Generic[Evidence]):
         match heard:
             case Print():
                 await self._add(call, heard, source)
+            case CallEnd() | Fault() if call.is_decided:
+                self._let_go(call)
             case CallEnd():
-                await self._finish(call, source)
+                await self._publish_result(call, source)
+                self._let_go(call)
             case Fault():
                 await self._close(call, call.log.ended(source, failed(heard.message)))
             case CallBegin():
@@ -143,23 +147,27 @@ class CallStage(ABC, Generic[Evidence]):
 
     async def _add(self, call: CallInWork[Evidence], heard: Print, source: str) -> None:
         utterance = (heard.channel, heard.start_sample)
-        if utterance in call.seen:
+        if call.is_decided or utterance in call.seen:
             return
         call.seen.add(utterance)
         self.add(call.evidence, heard)
         if self.is_sure(call.begin, call.evidence):
-            await self._finish(call, source)
+            await self._publish_result(call, source)
+            call.is_decided = True
             return
         partial = await asyncio.to_thread(self.result, call.begin, call.evidence)  # a long watch list takes its time
         await self.publisher.publish([call.log.running(source, partial)])
 
-    async def _finish(self, call: CallInWork[Evidence], source: str) -> None:
+    async def _publish_result(self, call: CallInWork[Evidence], source: str) -> None:
         result = await asyncio.to_thread(self.result, call.begin, call.evidence)
         store = open_blobs(self.settings)
-        await self._close(call, await until_stored(f"task {call.log.task_id}", call.log.done, source, result, store))
+        await self.publisher.publish([await until_stored(f"task {call.log.task_id}", call.log.done, source, result, store)])
 
     async def _close(self, call: CallInWork[Evidence], final: OutgoingRecord) -> None:
         await self.publisher.publish([final])
+        self._let_go(call)
+
+    def _let_go(self, call: CallInWork[Evidence]) -> None:
         self._remember(call.begin.call_id)
         for receipt in call.receipts:
             receipt.release()
@@ -173,7 +181,9 @@ class CallStage(ABC, Generic[Evidence]):
     async def fail(self, record: Record, message: str) -> None:
         """Fail the task of the call that this record belongs to."""
         call = self._calls.get((record.key or b"").decode(errors="replace"))
-        if call is not None:
+        if call is not None and call.is_decided:
+            self._let_go(call)
+        elif call is not None:
             await self._close(call, call.log.ended(record.source, failed(message)))
 
 

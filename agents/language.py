@@ -6,7 +6,6 @@ import numpy as np
 
 from agents.call_stage import CallStage
 from pipeline.models.language import LABELS
-from pipeline.scoring.language_calibration import calibration_of
 from pipeline.scoring.language_choice import allowed_languages, language_faults
 from pipeline.scoring.languages import LanguageEvidence
 from pipeline.scoring.profile import load_profile
@@ -27,8 +26,7 @@ class LanguageStage(CallStage[list[LanguageEvidence]]):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        profile = load_profile(settings.calibration_profile)
-        self._calibration = profile.language or calibration_of(settings.language_model)
+        self._calibration = load_profile(settings.calibration_profile).language_of(settings.language_model)
 
     def rejection(self, begin: CallBegin) -> TaskError | None:
         """Languages that the model does not know cannot be told apart."""

@@ -16,9 +16,7 @@ from agents.vad_call import VadCall, new_assembler
 from pipeline.audio.assembly import CallAssembler, Taken
 from pipeline.audio.listener import GridPoint, Heard
 from pipeline.delivery import Receipt, describe_error
-from pipeline.models.manifest import Role, load_manifest
-from pipeline.models.registry import fetch
-from pipeline.models.silero import SileroVad
+from pipeline.models.detector import load_vad
 from pipeline.options import OptionsError, check_channels, read_options
 from pipeline.records import DeadLetterError, OutgoingRecord, Record, call_id_of, correlation_id_of, read_media
 from pipeline.settings import Settings
@@ -38,13 +36,6 @@ T = TypeVar("T")
 _REMEMBERED_CALLS = 20_000  # ended calls whose repeated chunks are still known without asking
 
 
-def load_silero(settings: Settings) -> SileroVad:
-    """The accurate detector of the settings, fetched when it is not there. Raises ModelError."""
-    manifest = load_manifest(settings.manifest_path)
-    name = manifest.chosen(Role.VAD).name
-    return SileroVad(fetch(settings.cache_dir, [name], manifest=manifest)[name][0])
-
-
 class VadStage:
     """Hears calls."""
 
@@ -61,7 +52,7 @@ class VadStage:
     async def start(self, frame: Frame) -> None:
         """Load silero."""
         self._frame = frame
-        self._silero = await asyncio.to_thread(load_silero, self._settings)
+        self._silero = await asyncio.to_thread(load_vad, self._settings.cache_dir, self._settings.manifest_path)
         self._pool = ThreadPoolExecutor(self._settings.inference_threads, thread_name_prefix="vad")
 
     async def stop(self) -> None:

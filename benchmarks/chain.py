@@ -24,13 +24,13 @@ import numpy as np
 import soundfile
 
 from agents.extraction import extract, load_models
-from agents.vad import load_silero
 from benchmarks.machine import describe
 from pipeline.audio.listener import CallListener, HeardUtterance
 from pipeline.audio.resampling import to_wide
 from pipeline.broker.kafka import EmbeddedBroker
 from pipeline.broker.process import GuardedProcess
 from pipeline.cancellation import stop_consumer
+from pipeline.models.detector import load_vad
 from pipeline.sample import sample_path
 from pipeline.sending import CallSender, SendOptions
 from pipeline.settings import Settings, load
@@ -65,7 +65,7 @@ class Core:
         self.audio_s = len(frames) / rate_hz
         self._audio = frames.astype("<i2").tobytes()
         self._format = AudioFormat(sample_rate_hz=rate_hz, channels=frames.shape[1])
-        self._silero = load_silero(settings)
+        self._silero = load_vad(settings.cache_dir, settings.manifest_path)
         self.models = load_models(settings)
         self.heard = self.listen()
         self.utterances = [_utterance(one) for one in self.heard]

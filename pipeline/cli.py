@@ -110,7 +110,10 @@ def worker(settings: Settings, agents: str) -> None:
         sys.exit(run(names, settings))
     except UnknownAgentError as error:
         raise click.UsageError(str(error)) from None
-    except (BrokerRefusedError, ModelError, ProfileError, TopicsError) as error:
+    except ProfileError as error:
+        _say(f"CALLSTREAM_CALIBRATION_PROFILE: {error}")
+        sys.exit(EXIT_USAGE)
+    except (BrokerRefusedError, ModelError, TopicsError) as error:
         _say(str(error))
         sys.exit(EXIT_FAILED)
 

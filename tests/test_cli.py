@@ -37,6 +37,14 @@ def children_of(mark: str) -> list[str]:
     return found
 
 
+def test_what_a_command_does_not_use_is_not_loaded() -> None:
+    """A `callstream --help`, and the query service, must not wait for numpy or Faust."""
+    heavy = "{'numpy', 'scipy', 'faust', 'onnxruntime', 'aiokafka', 'soundfile'}"
+    code = f"import sys, pipeline.cli; print(sorted({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert found.stdout == "[]\n"
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [

@@ -23,7 +23,7 @@ from pipeline.accuracy.evaluation import Options
 from pipeline.accuracy.language_fitting import Examples, fitted
 from pipeline.accuracy.language_trials import Listener
 from pipeline.accuracy.manifest import Clip, read_clips
-from pipeline.scoring.language_calibration import LanguageCalibration, LanguageProvenance
+from pipeline.scoring.language_calibration import UNCALIBRATED, LanguageCalibration, LanguageProvenance
 
 CORPORA = ("librispeech_mini", "speechocean762", "dspspeech_zh", "arabic_commands")
 CLIPS = {"tiny": 60, "base": 60, "small": 25}  # of each corpus and language
@@ -56,7 +56,7 @@ def train(size: str, speech_dir: Path, cache_dir: Path) -> LanguageCalibration:
         data=dict(collections.Counter(clip.corpus for clip in clips)),
         examples=len(examples.truth),
         cross_entropy_bits=round(examples.cross_entropy_bits(found), 4),
-        uncalibrated_bits=round(examples.cross_entropy_bits(LanguageCalibration()), 4),
+        uncalibrated_bits=round(examples.cross_entropy_bits(UNCALIBRATED), 4),
     )
     return msgspec.structs.replace(found, provenance=provenance)
 

@@ -21,7 +21,7 @@ from scipy.optimize import minimize
 from pipeline.accuracy import language_trials
 from pipeline.accuracy.audio import Band
 from pipeline.accuracy.evaluation import Options
-from pipeline.accuracy.fitting import MEAN_SHARE, balanced, recordings
+from pipeline.accuracy.fitting import MEAN_SHARE, balanced, recordings, rounded
 from pipeline.accuracy.language_fitting import Examples, rescaled
 from pipeline.accuracy.manifest import ManifestError, read_clips
 from pipeline.accuracy.measures import cllr, min_cllr
@@ -35,7 +35,7 @@ from pipeline.accuracy.sessions import (
     short_samples,
     whole_samples,
 )
-from pipeline.accuracy.trials import Trials, across, within
+from pipeline.accuracy.trials import Trials, across, joined, numbered, within
 from pipeline.models.language import LABELS
 from pipeline.scoring.calibration import (
     BandMeans,
@@ -98,7 +98,7 @@ def calibrate(manifest: Path, bands: Sequence[Band], options: Options) -> tuple[
     gender, told = gender_of(heard)
     language, said = language_of(manifest, bands, options)
     moved = {"comparison": compared, "gender": told, "language": said}
-    profile = Profile(comparison=comparison, gender=gender, language=language)
+    profile = Profile(comparison, gender, language, language_size=options.language_size if language else "")
     return profile, {name: one for name, one in moved.items() if one is not None}
 
 
@@ -119,7 +119,7 @@ def comparison_of(heard: Heard, options: Options) -> tuple[ComparisonBackend, Mo
     found = scaling(after.llr, after.target, weight, len(np.unique(after.speaker_a[after.target])))
     scaled = msgspec.structs.replace(
         centred,
-        weights=_rounded(found.scale * np.array(centred.weights)),
+        weights=rounded(found.scale * np.array(centred.weights)),
         bias=round(found.scale * centred.bias + found.offset, _DECIMALS),
     )
     return scaled, _moved(before.llr, found.of(after.llr), after.target, weight)
@@ -131,12 +131,13 @@ def _with(options: Options, backend: ComparisonBackend) -> Options:
 
 def source_trials(heard: Heard, options: Options) -> Trials:
     """Recordings with each other, and with the first seconds of others."""
+    numbers = numbered(one for sessions in heard.values() for one in whole_samples(sessions))
     parts = []
     for sessions in heard.values():
         whole = whole_samples(sessions)
-        parts += [within(whole, options)]
-        parts += [across(whole, short_samples(sessions, duration_s), options) for duration_s in SHORT_S]
-    return Trials(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+        parts.append(within(whole, options, numbers))
+        parts += [across(whole, short_samples(sessions, duration_s), options, numbers) for duration_s in SHORT_S]
+    return joined(parts)
 
 
 def _with_means(backend: ComparisonBackend, heard: Heard, share: float) -> ComparisonBackend:
@@ -169,10 +170,10 @@ def gender_of(heard: Heard) -> tuple[GenderBackend | None, Moved | None]:
     _, speaker = np.unique([f"{one.corpus}/{one.speaker}" for one in samples], return_inverse=True)
     built_in = built_in_gender()
     llr, weight = gender_llr([one.voiceprint for one in samples]), balanced(male, speaker)
-    found = scaling(llr, male, weight, len(np.unique(speaker)))
+    found = scaling(llr, male, weight, min(len(np.unique(speaker[part])) for part in (male, ~male)))
     backend = msgspec.structs.replace(
         built_in,
-        weights=_rounded(found.scale * np.array(built_in.weights)),
+        weights=rounded(found.scale * np.array(built_in.weights)),
         bias=round(found.scale * built_in.bias + found.offset, _DECIMALS),
         provenance=_provenance(labelled, {"male": int(male.sum()), "female": int((~male).sum())}),
     )
@@ -183,12 +184,12 @@ def language_of(manifest: Path, bands: Sequence[Band], options: Options) -> tupl
     """The scale for the source, when its recordings say which language is spoken."""
     if not any(clip.language in LABELS for clip in read_clips(manifest)):
         return None, None
-    clips = language_trials.chosen_clips(manifest, options.seed, options.limit)
+    clips = language_trials.chosen_clips(manifest, options.seed, min(language_trials.CLIPS_PER_LANGUAGE, options.limit))
     listener = language_trials.Listener(options, _LANGUAGE_S)
     heard = [one for band in bands for one in listener.hear(clips, band)]
-    if not any(one.whole for one in heard):
-        return None, None
     examples, before = Examples(heard), calibration_of(options.language_size)
+    if not len(examples):
+        return None, None
     after = rescaled(examples, before, _PRIOR_STRENGTH / len({(clip.corpus, clip.speaker) for clip in clips}))
     return after, Moved(examples.cross_entropy_bits(before), examples.cross_entropy_bits(after), math.nan)
 
@@ -198,7 +199,7 @@ def _first(sessions: Sequence[Session]) -> list[Sample]:
 
 
 def scaling(llr: Float64, target: Bools, weight: Float64, speakers: int) -> Scaling:
-    """The scale and offset of least cost, drawn to 1 and 0 the more the fewer speakers there are."""
+    """The scale and offset of least cost, drawn to 1 and 0 the more the fewer speakers the rarer class has."""
     penalty = _PRIOR_STRENGTH / max(speakers, 1)
 
     def cost(theta: Float64) -> float:
@@ -218,7 +219,3 @@ def _provenance(heard: Heard, counts: dict[str, int]) -> Provenance:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     sessions = next(iter(heard.values()))
     return Provenance("callstream calibrate", today, 0, recordings(sessions), counts, _PRIOR_STRENGTH)
-
-
-def _rounded(values: Float64) -> list[float]:
-    return [round(float(value), _DECIMALS) for value in values]

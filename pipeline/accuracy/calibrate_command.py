@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.accuracy.command import EvaluationError, one_line, progress
-from pipeline.accuracy.evaluation import LIMIT, Options
+from pipeline.accuracy.defaults import LIMIT
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from pipeline.accuracy.calibrate import Moved
+    from pipeline.accuracy.evaluation import Options
 
 _BANDS = ("wide", "telephone")
 
@@ -37,20 +39,28 @@ _BANDS = ("wide", "telephone")
     help="What carries the source's calls; the recordings are heard through it. May be repeated.",
 )
 @click.option(
-    "--limit", default=LIMIT, show_default=True, type=click.IntRange(1), help="Recordings of each corpus; more are left out."
+    "--limit",
+    default=LIMIT,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Recordings of each corpus, of languages of each corpus and language (60 at most).",
 )
 @click.pass_obj
 def calibrate(settings: Settings, manifest: Path, output: Path, bands: tuple[str, ...], limit: int) -> None:
     """Calibrate scores to a source: MANIFEST is a CSV of its recordings (path, speaker; if known gender, language, corpus)."""
-    options = Options(
-        cache_dir=settings.cache_dir,
-        language_size=settings.language_model,
-        manifest_path=settings.manifest_path,
-        limit=limit,
-        threads=settings.inference_threads,
-    )
+    if output.exists() and output.samefile(manifest):
+        raise click.UsageError("--output is the list itself")
     try:
         with one_line():
+            from pipeline.accuracy.evaluation import Options
+
+            options = Options(
+                cache_dir=settings.cache_dir,
+                language_size=settings.language_model,
+                manifest_path=settings.manifest_path,
+                limit=limit,
+                threads=settings.inference_threads,
+            )
             _write_profile(manifest, output, bands, options)
     except EvaluationError as error:
         click.echo(f"callstream: {error}", err=True)
@@ -63,15 +73,17 @@ def _write_profile(manifest: Path, output: Path, bands: tuple[str, ...], options
     from pipeline.accuracy.audio import Band
     from pipeline.accuracy.calibrate import calibrate as calibrated
 
-    output.touch()  # found out before the work, not after
-    with progress() as say:
-        profile, moved = calibrated(
-            manifest, [band for band in Band if band in bands], msgspec.structs.replace(options, progress=say)
-        )
-    output.write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=1) + b"\n")
+    # a folder that cannot be written to is found out before the work, and a profile is there whole or not at all
+    with tempfile.TemporaryDirectory(prefix=".profile-", dir=output.parent) as folder, progress() as say:
+        chosen = [band for band in Band if band in bands]
+        profile, moved = calibrated(manifest, chosen, msgspec.structs.replace(options, progress=say))
+        written = Path(folder) / output.name
+        written.write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=1) + b"\n")
+        written.replace(output)
     for name, fallback in _UNMOVED.items():
         click.echo(f"{name}: {_said(name, moved[name]) if name in moved else fallback}")
-    click.echo(f"{output}: set CALLSTREAM_CALIBRATION_PROFILE to it. These figures are of the recordings that made it.")
+    click.echo(f"{output}: set CALLSTREAM_CALIBRATION_PROFILE to it, for calls of this source ({', '.join(chosen)}).")
+    click.echo("These figures are of the recordings that made it; callstream evaluate --profile says how it does on others.")
 
 
 def _said(name: str, moved: Moved) -> str:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from pipeline.accuracy.evaluation import LIMIT, RESAMPLES, Options
+from pipeline.accuracy.defaults import LIMIT, RESAMPLES
 from pipeline.models.manifest import Role
-from pipeline.scoring.profile import ProfileError, load_profile
 from pipeline.settings import Settings
 from schemas.tasks import Technology
 
 if TYPE_CHECKING:
+    from pipeline.accuracy.evaluation import Options
     from pipeline.accuracy.report import Report
 
 EXTRA = frozenset({"matplotlib", "scipy", "sklearn"})  # what the extra `accuracy` installs, by its modules
@@ -80,7 +80,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Of the bootstrap; 0: no intervals.",
 )
 @click.option(
-    "--limit", default=LIMIT, show_default=True, type=click.IntRange(1), help="Recordings of each corpus; more are left out."
+    "--limit",
+    default=LIMIT,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Recordings of each corpus, of languages of each corpus and language (60 at most).",
 )
 @click.option("--corpus", "corpora", multiple=True, help="Only this corpus of MANIFEST; may be repeated.")
 @click.option("--profile", type=_FILE, help="Calibration profile to score with. Default: the setting.")
@@ -105,18 +109,20 @@ def evaluate(
     noise = noise or _noise_beside(manifest)
     try:
         with one_line():
-            scored_by = load_profile(str(profile or settings.calibration_profile))
-        options = Options(
-            cache_dir=settings.cache_dir,
-            language_size=language_model or settings.language_model,
-            language_floor=settings.language_floor,
-            manifest_path=settings.manifest_path,
-            profile=scored_by,
-            resamples=resamples,
-            limit=limit,
-            corpora=corpora,
-            threads=threads or settings.inference_threads,
-        )
+            from pipeline.accuracy.evaluation import Options
+            from pipeline.scoring.profile import load_profile
+
+            options = Options(
+                cache_dir=settings.cache_dir,
+                language_size=language_model or settings.language_model,
+                language_floor=settings.language_floor,
+                manifest_path=settings.manifest_path,
+                profile=load_profile(str(profile or settings.calibration_profile)),
+                resamples=resamples,
+                limit=limit,
+                corpora=corpora,
+                threads=threads or settings.inference_threads,
+            )
         for evaluator in dict.fromkeys(EVALUATORS[name] for name in names):
             report = _run(evaluator, manifest, noise, options, output / evaluator.technology)
             _print(report, as_json=as_json)
@@ -142,7 +148,7 @@ def _run(evaluator: Evaluator, manifest: Path, noise: Path | None, options: Opti
         folder.mkdir(parents=True, exist_ok=True)  # found out before an hour of work, not after
         evaluated = report.describe(evaluator.technology, manifest, noise, evaluator.roles, options)
         with progress() as say:
-            say(f"evaluating {evaluator.technology}, {evaluated.recordings} recordings")
+            say(f"evaluating {evaluator.technology} on {manifest.name}")
             noises = tuple(read_paths(noise)) if noise else ()
             evaluation = module.evaluate(manifest, msgspec.structs.replace(options, noise=noises, progress=say))
         return report.write(folder, evaluated, evaluation)
@@ -154,6 +160,7 @@ def one_line() -> Iterator[None]:
     from pipeline.accuracy.audio import RecordingError
     from pipeline.accuracy.manifest import ManifestError
     from pipeline.models.errors import ModelError
+    from pipeline.scoring.profile import ProfileError
 
     try:
         yield

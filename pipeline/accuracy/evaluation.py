@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pipeline.accuracy.defaults import LIMIT, RESAMPLES, SEED
 from pipeline.scoring.profile import Profile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-RESAMPLES = 200
-LIMIT = 400
-SEED = 20_261_125
 
 
 class Measured(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -42,11 +39,17 @@ Plot = Callable[["Axes"], None]  # draws itself
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """The outcome; `plots` by file name without a suffix."""
+    """The outcome; `plots` by file name without a suffix.
+
+    `recordings` were used of the list, `groups` are what the bootstrap draws, `noisy` says whether noise was mixed in.
+    """
 
     tables: list[Table]
     plots: dict[str, Plot]
+    recordings: int
     notes: list[str] = []
+    groups: str = "speakers"
+    noisy: bool = False
 
 
 def _silent(_: str) -> None:

@@ -93,7 +93,7 @@ def fit_comparison(heard: Heard, describe: Describe) -> ComparisonBackend:
     counts = {"target": int(target.sum()), "nontarget": int((~target).sum())}
     return msgspec.structs.replace(
         blank,
-        weights=_rounded(found.weights),
+        weights=rounded(found.weights),
         bias=round(found.bias, _DECIMALS),
         provenance=describe(recordings(heard[Band.WIDE]), counts, NEXT_TO_NONE),
     )
@@ -124,10 +124,10 @@ def _without_weights(heard: Heard, describe: Describe) -> ComparisonBackend:
     found = regress(x, narrow, balanced(narrow, corpus), RIDGE)
     means = {band: _embeddings(whole_samples(heard[band])).mean(axis=0) for band in Band}
     return ComparisonBackend(
-        _rounded(found.weights),
+        rounded(found.weights),
         round(found.bias, _DECIMALS),
-        BandMeans(*(_rounded(MEAN_SHARE * means[band][:SPEAKER_DIMENSION]) for band in (Band.WIDE, Band.TELEPHONE))),
-        BandMeans(*(_rounded(means[band][SPEAKER_DIMENSION:]) for band in (Band.WIDE, Band.TELEPHONE))),
+        BandMeans(*(rounded(MEAN_SHARE * means[band][:SPEAKER_DIMENSION]) for band in (Band.WIDE, Band.TELEPHONE))),
+        BandMeans(*(rounded(means[band][SPEAKER_DIMENSION:]) for band in (Band.WIDE, Band.TELEPHONE))),
         [0.0] * COMPARISON_INPUTS,
         0.0,
         describe({}, {}, 0.0),
@@ -206,8 +206,8 @@ def fit_gender(heard: Heard, describe: Describe) -> GenderBackend:
     bias = scaling.bias + scaling.weights[0] * direction.bias
     short_weight = scaling.weights[2] + scaling.weights[1] * direction.bias
     return GenderBackend(
-        _rounded(direction.weights),
-        _rounded([scaling.weights[0], scaling.weights[1], short_weight]),
+        rounded(direction.weights),
+        rounded([scaling.weights[0], scaling.weights[1], short_weight]),
         round(float(bias), _DECIMALS),
         describe(recordings(labelled[Band.WIDE]), counts, RIDGE),
     )
@@ -233,5 +233,6 @@ def recordings(sessions: Iterable[Session]) -> dict[str, int]:
     return dict(collections.Counter(one.corpus for one in sessions if one.utterances))
 
 
-def _rounded(values: Iterable[float]) -> list[float]:
+def rounded(values: Iterable[float]) -> list[float]:
+    """As many decimals as the files of weights have."""
     return [round(float(value), _DECIMALS) for value in values]

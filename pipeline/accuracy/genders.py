@@ -42,7 +42,7 @@ def evaluate(manifest: Path, options: Options) -> Evaluation:
     tables = [_by_duration(heard, options), _by_corpus(heard, options)]
     silent = {band: sum(not one.utterances for one in sessions) for band, sessions in heard.items()}
     notes = [f"{band}: {count} sessions without speech, of which nothing is said" for band, count in silent.items()]
-    return Evaluation(tables, _plots(heard, options), notes)
+    return Evaluation(tables, _plots(heard, options), len(clips), notes)
 
 
 def durations(sessions: Sequence[Session]) -> list[tuple[str, list[Sample]]]:

@@ -13,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.accuracy.evaluation import RESAMPLES, SEED, Measured
+from pipeline.accuracy.defaults import RESAMPLES, SEED
+from pipeline.accuracy.evaluation import Measured
 
 Float64 = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -14,6 +14,7 @@ from pipeline.models.language import LABELS, MASKED_BY_DEFAULT
 from pipeline.scoring.language_calibration import LanguageCalibration
 
 Float64 = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 _ALLOWED = np.array([label not in MASKED_BY_DEFAULT for label in LABELS])
 _DECIMALS = 4
@@ -24,19 +25,25 @@ _EXPONENTS = (0.0, 1.0)  # more speech is never less evidence, nor more than if 
 class Examples:
     """Channels (n,): mean log posteriors (n, 99), seconds of speech, the true label's place, and the weight.
 
-    Every corpus and language weighs the same.
+    Every corpus and language weighs the same. Channels without evidence, and of languages that are not allowed by default, are
+    left out.
     """
 
     def __init__(self, heard: Sequence[Heard]) -> None:
-        channels = [(one.clip, said) for one in heard for said in (*one.first.values(), one.whole) if _says(said)]
+        usable = [one for one in heard if one.clip.language not in MASKED_BY_DEFAULT]
+        channels = [(one.clip, said) for one in usable for said in (*one.first.values(), one.whole) if _says(said)]
         evidence = [evidence_of(said) for _, said in channels]
-        self.mean: Float64 = np.stack([scores for one in evidence if (scores := one.log_scores()) is not None])
+        scores = [mean for one in evidence if (mean := one.log_scores()) is not None]
+        self.mean: Float64 = np.array(scores).reshape(len(scores), len(LABELS))
         self.speech_s: Float64 = np.array([one.speech_s for one in evidence])
-        self.truth = np.array([LABELS.index(clip.language) for clip, _ in channels])
+        self.truth: Ints = np.array([LABELS.index(clip.language) for clip, _ in channels], np.int64)
         _, group, counts = np.unique(
             [f"{clip.corpus}/{clip.language}" for clip, _ in channels], return_inverse=True, return_counts=True
         )
-        self.weight: Float64 = 1.0 / counts[group] / len(counts)
+        self.weight: Float64 = 1.0 / counts[group] / max(len(counts), 1)
+
+    def __len__(self) -> int:
+        return len(self.truth)
 
     def cross_entropy_bits(self, calibration: LanguageCalibration) -> float:
         """Among the languages that are allowed by default."""
@@ -66,8 +73,12 @@ def rescaled(examples: Examples, before: LanguageCalibration, penalty: float) ->
     """Another scale, drawn to the one before: a factor of e costs `penalty` bits."""
 
     def cost(theta: Float64) -> float:
-        scale = before.scale * math.exp(float(theta[0]))
+        scale = _bounded(before.scale * math.exp(float(theta[0])))
         return examples.cross_entropy_bits(LanguageCalibration(scale, before.exponent)) + penalty * float(theta[0]) ** 2
 
     factor = math.exp(float(minimize(cost, np.zeros(1), method="Nelder-Mead").x[0]))
-    return LanguageCalibration(round(before.scale * factor, _DECIMALS), before.exponent, before.longest_s)
+    return LanguageCalibration(round(_bounded(before.scale * factor), _DECIMALS), before.exponent, before.longest_s)
+
+
+def _bounded(scale: float) -> float:
+    return min(max(scale, _SCALES[0]), _SCALES[1])

@@ -29,7 +29,7 @@ from pipeline.accuracy.language_trials import (
 )
 from pipeline.accuracy.manifest import Clip
 from pipeline.models.language import LABELS
-from pipeline.scoring.language_calibration import LanguageCalibration, calibration_of
+from pipeline.scoring.language_calibration import LanguageCalibration
 from pipeline.scoring.language_choice import allowed_languages
 from schemas.media import CallOptions
 
@@ -75,7 +75,7 @@ def evaluate(manifest: Path, options: Options) -> Evaluation:
     clips = chosen_clips(manifest, options.seed, limit, options.corpora)
     listener = Listener(options)
     listed = sorted({clip.language for clip in clips}, key=LABELS.index)
-    calibration = options.profile.language or calibration_of(options.language_size)
+    calibration = options.profile.language_of(options.language_size)
     scoring = Scoring(calibration, options.language_floor, listed, allowed_languages(CallOptions()))
     heard = {band: listener.hear(clips, band) for band in Band}
     tables = [_by_duration(heard[band], band, scoring, options) for band in Band]
@@ -83,7 +83,9 @@ def evaluate(manifest: Path, options: Options) -> Evaluation:
     tables += [_by_corpus(heard[band], band, scoring, options) for band in Band]
     if options.noise:
         tables.append(_on_noise(listener, scoring, options))
-    return Evaluation(tables, _plots(heard, scoring, options), _notes(heard, len(clips), limit))
+    return Evaluation(
+        tables, _plots(heard, scoring, options), len(clips), _notes(heard, len(clips), limit), noisy=bool(options.noise)
+    )
 
 
 def _notes(heard: Recordings, count: int, limit: int) -> list[str]:

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from pipeline.accuracy.evaluation import Cell, Evaluation, Measured, Options, Plot, Table
 from pipeline.accuracy.manifest import read_paths
 from pipeline.models.manifest import Role, load_manifest
+from pipeline.scoring.profile import Profile
 
 _UNKNOWN = "–"
 _SIZE_INCHES = (6.4, 4.8)
@@ -36,12 +37,22 @@ class UsedModel(msgspec.Struct, frozen=True):
 
 
 class Evaluated(msgspec.Struct, frozen=True, kw_only=True):
-    """What was evaluated, on what and how. `noise` is the list of noises, empty when there was none; `date` ISO 8601, UTC."""
+    """What was evaluated, on what and how.
+
+    `recordings` of the `listed` ones were used; `noise` is the list of noises, empty when none was mixed in, `groups` what the
+    bootstrap draws, `profile` the SHA-256 of the calibration profile's content, empty for none; `date` ISO 8601, UTC.
+    """
 
     technology: str
     manifest: str
     manifest_sha256: str
-    recordings: int
+    listed: int
+    recordings: int = 0
+    groups: str = ""
+    corpora: list[str]
+    limit: int
+    profile: str
+    language_floor: float
     noise: str
     models: list[UsedModel]
     callstream: str
@@ -68,7 +79,11 @@ def describe(technology: str, manifest: Path, noise: Path | None, roles: Iterabl
     return Evaluated(
         technology=technology,
         manifest=manifest.name,
-        recordings=len(read_paths(manifest)),
+        listed=len(read_paths(manifest)),
+        corpora=list(options.corpora),
+        limit=options.limit,
+        profile=_profile(options.profile),
+        language_floor=options.language_floor,
         manifest_sha256=hashlib.sha256(manifest.read_bytes()).hexdigest(),
         noise=noise.name if noise else "",
         models=[UsedModel(model.name, model.role, model.source.label) for model in chosen],
@@ -79,6 +94,10 @@ def describe(technology: str, manifest: Path, noise: Path | None, roles: Iterabl
         resamples=options.resamples,
         seed=options.seed,
     )
+
+
+def _profile(profile: Profile) -> str:
+    return "" if profile == Profile() else hashlib.sha256(msgspec.json.encode(profile)).hexdigest()
 
 
 def _machine() -> str:
@@ -94,7 +113,9 @@ def write(folder: Path, evaluated: Evaluated, evaluation: Evaluation) -> Report:
     """Write everything into a folder, which is made when it is not there. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     tables = [_without_nan(table) for table in evaluation.tables]
-    report = Report(evaluated=evaluated, tables=tables, notes=evaluation.notes, plots=list(evaluation.plots))
+    noise = evaluated.noise if evaluation.noisy else ""
+    used = msgspec.structs.replace(evaluated, recordings=evaluation.recordings, groups=evaluation.groups, noise=noise)
+    report = Report(evaluated=used, tables=tables, notes=evaluation.notes, plots=list(evaluation.plots))
     for name, plot in evaluation.plots.items():
         draw(plot, folder / name)
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
@@ -143,12 +164,15 @@ def markdown(report: Report) -> str:
 
 def _preamble(evaluated: Evaluated) -> str:
     models = ", ".join(f"{model.name} ({model.source})" for model in evaluated.models)
-    intervals = f"in brackets 95 % intervals by bootstrap over speakers, {evaluated.resamples} resamples, seed {evaluated.seed}"
+    drawn = f"{evaluated.groups}, {evaluated.resamples} resamples, seed {evaluated.seed}"
+    used = f"{evaluated.recordings} of {evaluated.listed} recordings"
     lines = [
-        f"{evaluated.recordings} recordings of `{evaluated.manifest}`, SHA-256 {evaluated.manifest_sha256}",
+        f"{used} of `{evaluated.manifest}`, SHA-256 {evaluated.manifest_sha256}",
+        f"corpora {', '.join(evaluated.corpora)}" if evaluated.corpora else "",
+        f"calibration profile with SHA-256 {evaluated.profile}" if evaluated.profile else "",
         f"noise of `{evaluated.noise}`" if evaluated.noise else "",
         f"callstream {evaluated.callstream}; models: {models}",
-        intervals if evaluated.resamples else "",
+        f"in brackets 95 % intervals by bootstrap over {drawn}" if evaluated.resamples else "",
         f"{evaluated.date}, {evaluated.machine}",
         f"`{evaluated.command}`",
     ]

@@ -1,7 +1,7 @@
 """Voiceprints of a list's recordings, by speaker and session, at several lengths of speech.
 
-A recording is a session. Where a speaker has one recording only, its halves are two sessions, or there would be nothing to
-compare it with. That is easier than two recordings, and figures of such speakers flatter.
+A recording is a session, and never compared with itself: what one room, device and day have in common would pass for a voice.
+A speaker with one recording is only somebody else than the others.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Extractor:
         self._models = ModelSet.load(options.cache_dir, options.language_size, manifest)
         self._silero = SileroVad(self._models.silero_path)
         self._options = options
-        self._known: dict[tuple[Clip, Condition, bool, Sequence[float]], list[Session]] = {}
+        self._known: dict[tuple[Clip, Condition, Sequence[float]], Session] = {}
 
     def sessions(
         self,
@@ -81,30 +81,27 @@ class Extractor:
         say: Callable[[str], None],
         first_s: Sequence[float] = SHORT_S,
     ) -> list[Session]:
-        """The sessions of all clips, with their first seconds: as many as are asked for."""
-        recordings = collections.Counter((clip.corpus, clip.speaker) for clip in clips)
+        """The session of each clip, with its first seconds: as many as are asked for."""
 
-        def hear(clip: Clip) -> list[Session]:
-            key = (clip, condition, recordings[clip.corpus, clip.speaker] == 1, first_s)
+        def hear(clip: Clip) -> Session:
+            key = (clip, condition, first_s)
             if key not in self._known:
                 self._known[key] = self._hear(*key)
             return self._known[key]
 
         found: list[Session] = []
         with ThreadPoolExecutor(self._options.threads) as pool:
-            for number, sessions in enumerate(pool.map(hear, clips), 1):
-                found += sessions
+            for number, session in enumerate(pool.map(hear, clips), 1):
+                found.append(session)
                 if number % 100 == 0 or number == len(clips):
                     say(f"{_named(condition)}: {number} of {len(clips)} recordings")
         return found
 
-    def _hear(self, clip: Clip, condition: Condition, is_halved: bool, first_s: Sequence[float]) -> list[Session]:
+    def _hear(self, clip: Clip, condition: Condition, first_s: Sequence[float]) -> Session:
         samples = audio.read(clip.path)
         if condition.snr_db is not None:
             samples = audio.under_noise(samples, self._noise(clip), condition.snr_db)
-        heard = utterances(samples, condition.band, self._silero)
-        parts = halves(heard) if is_halved else [heard]
-        return [self._session(clip, part, first_s, whole=condition.snr_db is None) for part in parts]
+        return self._session(clip, utterances(samples, condition.band, self._silero), first_s, whole=condition.snr_db is None)
 
     def _noise(self, clip: Clip) -> Float32:
         """A noise that depends on the recording's name alone, so that another list mixes the same."""
@@ -146,13 +143,6 @@ def _nothing(_: str) -> None:
 
 def _named(condition: Condition) -> str:
     return condition.band if condition.snr_db is None else f"{condition.band}, noise at {condition.snr_db} dB"
-
-
-def halves(heard: list[Float32]) -> list[list[Float32]]:
-    """The utterances before and behind the middle of the speech."""
-    before = first_seconds(heard, length_s(heard) / 2)
-    rest = [utterance[len(part) :] for utterance, part in zip(heard, before, strict=False)] + heard[len(before) :]
-    return [before, [utterance for utterance in rest if len(utterance)]]
 
 
 def merged(voiceprints: Sequence[Voiceprint]) -> Voiceprint:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from pipeline.accuracy import measures
 from pipeline.accuracy.evaluation import Cell, Options
 from pipeline.accuracy.intervals import measured
 from pipeline.accuracy.sessions import Sample
-from pipeline.scoring.calibration import ComparisonBackend, comparison_llr
+from pipeline.scoring.calibration import comparison_llr
 
 Float64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -43,44 +43,53 @@ class Trials(NamedTuple):
         return Trials(*(part[index] for part in self))
 
 
-def within(samples: Sequence[Sample], options: Options) -> Trials:
+Numbers = Mapping[tuple[str, str], int]  # of speakers, by corpus and name
+
+
+def numbered(samples: Iterable[Sample]) -> Numbers:
+    """A number for each speaker, for trials that are put together."""
+    names = dict.fromkeys((one.corpus, one.speaker) for one in samples)
+    return {name: number for number, name in enumerate(names)}
+
+
+def within(samples: Sequence[Sample], options: Options, numbers: Numbers | None = None) -> Trials:
     """Every two samples of a corpus once."""
-    return _joined([_pairs(part, part, options.profile.comparison) for part in _by_corpus(samples)])
+    numbers = numbered(samples) if numbers is None else numbers
+    return joined([_pairs(part, part, options, numbers) for part in _by_corpus(samples).values()])
 
 
-def across(samples_a: Sequence[Sample], samples_b: Sequence[Sample], options: Options) -> Trials:
+def across(
+    samples_a: Sequence[Sample], samples_b: Sequence[Sample], options: Options, numbers: Numbers | None = None
+) -> Trials:
     """Every sample of the one list with every one of the other that is of the same corpus and of another session."""
-    other = {part[0].corpus: part for part in _by_corpus(samples_b)}
-    backend = options.profile.comparison
-    return _joined([_pairs(part, other[part[0].corpus], backend) for part in _by_corpus(samples_a) if part[0].corpus in other])
+    numbers = numbered([*samples_a, *samples_b]) if numbers is None else numbers
+    other = _by_corpus(samples_b)
+    parts = [(part, other[name]) for name, part in _by_corpus(samples_a).items() if name in other]
+    return joined([_pairs(*sides, options, numbers) for sides in parts])
 
 
-def _by_corpus(samples: Sequence[Sample]) -> list[list[Sample]]:
-    return [[one for one in samples if one.corpus == name] for name in dict.fromkeys(one.corpus for one in samples)]
+def _by_corpus(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    found: dict[str, list[Sample]] = {}
+    for one in samples:
+        found.setdefault(one.corpus, []).append(one)
+    return found
 
 
-def _pairs(a: list[Sample], b: list[Sample], backend: ComparisonBackend | None) -> Trials:
+def _pairs(a: list[Sample], b: list[Sample], options: Options, numbers: Numbers) -> Trials:
     prints_a, prints_b = ([one.voiceprint for one in side] for side in (a, b))
-    llr = comparison_llr(prints_a, prints_b, backend).T.astype(np.float64)
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(one.speaker for one in [*a, *b]))}
-    speaker_a, speaker_b = (np.array([numbers[one.speaker] for one in side], np.int64) for side in (a, b))
+    llr = comparison_llr(prints_a, prints_b, options.profile.comparison).T.astype(np.float64)
+    speaker_a, speaker_b = (np.array([numbers[one.corpus, one.speaker] for one in side], np.int64) for side in (a, b))
     session_a, session_b = (np.array([one.session for one in side], np.int64) for side in (a, b))
     rows, columns = np.triu_indices(len(a), 1) if a is b else np.nonzero(session_a[:, np.newaxis] != session_b)
     left, right = speaker_a[rows], speaker_b[columns]
     return Trials(llr[rows, columns], left == right, left, right)
 
 
-def _joined(parts: list[Trials]) -> Trials:
-    """One after the other; speakers of different corpora are different ones."""
+def joined(parts: Sequence[Trials]) -> Trials:
+    """One after the other; their speakers have common numbers."""
     if not parts:
         return Trials(np.zeros(0), np.zeros(0, np.bool_), np.zeros(0, np.int64), np.zeros(0, np.int64))
-    sizes = [int(max(part.speaker_a.max(initial=-1), part.speaker_b.max(initial=-1))) + 1 for part in parts]
-    begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    moved = [
-        part._replace(speaker_a=part.speaker_a + begin, speaker_b=part.speaker_b + begin)
-        for part, begin in zip(parts, begins.tolist(), strict=True)
-    ]
-    return Trials(*(np.concatenate(each) for each in zip(*moved, strict=True)))
+    return Trials(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
 def figures(trials: Trials, options: Options) -> list[Cell]:

@@ -32,7 +32,7 @@ from pipeline.accuracy.vad_detectors import (
     silero_alone,
     webrtc_alone,
 )
-from pipeline.models.registry import fetch
+from pipeline.models.detector import load_vad
 from pipeline.models.silero import SileroVad
 
 Ints = npt.NDArray[np.int64]
@@ -85,10 +85,10 @@ def evaluate(manifest: Path, options: Options) -> Evaluation:
     Raises ManifestError, RecordingError and ModelError.
     """
     recordings = read_labelled(manifest, options.corpora)
-    silero = SileroVad(fetch(options.cache_dir, ["silero"])["silero"][0])
+    silero = load_vad(options.cache_dir, options.manifest_path)
     counted = {band: count_all(recordings, band, _detectors(silero), options) for band in Band}
     tables = [_table(counted[band], corpora_of(recordings), band, options) for band in Band]
-    return Evaluation(tables, _plots(counted), _notes(recordings))
+    return Evaluation(tables, _plots(counted), len(recordings), _notes(recordings), groups="recordings")
 
 
 def _notes(recordings: list[LabelledRecording]) -> list[str]:

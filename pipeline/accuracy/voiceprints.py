@@ -44,7 +44,7 @@ def evaluate(manifest: Path, options: Options) -> Evaluation:
         by_corpus(heard, options),
         by_noise(heard, options),
     ]
-    return Evaluation(tables, _plots(heard, options), _notes(heard))
+    return Evaluation(tables, _plots(heard, options), len(clips), _notes(heard), noisy=True)
 
 
 def durations(sessions: Sequence[Session]) -> list[tuple[str, list[Sample]]]:

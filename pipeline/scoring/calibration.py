@@ -29,7 +29,7 @@ GENDER_INPUTS: Final = 3
 _SPEECH_S: Final = (0.3, 60.0)  # what the back-ends have seen; less or more counts as these
 
 
-class Provenance(msgspec.Struct, frozen=True):
+class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a back-end's weights were made from."""
 
     script: str
@@ -40,19 +40,20 @@ class Provenance(msgspec.Struct, frozen=True):
     regularisation: float
 
 
-SpeakerVector = Annotated[list[float], Meta(min_length=SPEAKER_DIMENSION, max_length=SPEAKER_DIMENSION)]
-VoiceVector = Annotated[list[float], Meta(min_length=VOICE_DIMENSION, max_length=VOICE_DIMENSION)]
+Number = Annotated[float, Meta(ge=-1e6, le=1e6)]  # so that scores are finite
+SpeakerVector = Annotated[list[Number], Meta(min_length=SPEAKER_DIMENSION, max_length=SPEAKER_DIMENSION)]
+VoiceVector = Annotated[list[Number], Meta(min_length=VOICE_DIMENSION, max_length=VOICE_DIMENSION)]
 Vector = TypeVar("Vector")
 
 
-class BandMeans(msgspec.Struct, Generic[Vector], frozen=True):
+class BandMeans(msgspec.Struct, Generic[Vector], frozen=True, forbid_unknown_fields=True):
     """What voiceprints of a band have in common, whoever speaks."""
 
     wide: Vector
     telephone: Vector
 
 
-class ComparisonBackend(msgspec.Struct, frozen=True):
+class ComparisonBackend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Same speaker against another.
 
     Each voiceprint has a narrowness between 0 (wide band) and 1 (telephone): sigmoid(narrow_direction · speaker embedding +
@@ -63,23 +64,23 @@ class ComparisonBackend(msgspec.Struct, frozen=True):
     """
 
     narrow_direction: SpeakerVector
-    narrow_bias: float
+    narrow_bias: Number
     speaker_means: BandMeans[SpeakerVector]
     voice_means: BandMeans[VoiceVector]
-    weights: Annotated[list[float], Meta(min_length=COMPARISON_INPUTS, max_length=COMPARISON_INPUTS)]
-    bias: float
+    weights: Annotated[list[Number], Meta(min_length=COMPARISON_INPUTS, max_length=COMPARISON_INPUTS)]
+    bias: Number
     provenance: Provenance
 
 
-class GenderBackend(msgspec.Struct, frozen=True):
+class GenderBackend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Male against female.
 
     With the score x = direction · embedding and the shortness u: LLR = weights · (x, u·x, u) + bias.
     """
 
-    direction: Annotated[list[float], Meta(min_length=DIMENSION, max_length=DIMENSION)]
-    weights: Annotated[list[float], Meta(min_length=GENDER_INPUTS, max_length=GENDER_INPUTS)]
-    bias: float
+    direction: Annotated[list[Number], Meta(min_length=DIMENSION, max_length=DIMENSION)]
+    weights: Annotated[list[Number], Meta(min_length=GENDER_INPUTS, max_length=GENDER_INPUTS)]
+    bias: Number
     provenance: Provenance
 
 
@@ -102,6 +103,14 @@ def built_in_gender() -> GenderBackend:
 
 def _weights(name: str) -> bytes:
     return resources.files("pipeline.scoring").joinpath("weights", f"{name}.json").read_bytes()
+
+
+def silent(voiceprints: Sequence[Voiceprint]) -> npt.NDArray[np.bool_]:
+    """Which of them say nothing of a voice (n,): no speech, or an embedding that is all zeros."""
+    matrix = np.stack([one.embedding for one in voiceprints])
+    whole = matrix[:, :SPEAKER_DIMENSION].any(axis=1) & matrix[:, SPEAKER_DIMENSION:].any(axis=1)
+    spoken: npt.NDArray[np.bool_] = np.array([one.speech_s > 0 for one in voiceprints]) & whole
+    return np.logical_not(spoken)
 
 
 def shortness(voiceprints: Sequence[Voiceprint]) -> Float64:
@@ -132,7 +141,7 @@ def side(voiceprints: Sequence[Voiceprint], backend: ComparisonBackend) -> Side:
         _unit_rows(voice - _mixed(backend.voice_means, narrow)),
         shortness(voiceprints).astype(np.float32),
         narrow,
-        np.logical_not(matrix.any(axis=1)),
+        silent(voiceprints),
     )
 
 
@@ -143,7 +152,10 @@ def _mixed(means: BandMeans[list[float]], narrow: Float32) -> Float32:
 
 
 def comparison_llr(a: Sequence[Voiceprint], b: Sequence[Voiceprint], backend: ComparisonBackend | None = None) -> Float32:
-    """Same speaker against another: m voiceprints and n -> float32 (n, m), rows are b; 0 where one holds no speech."""
+    """Same speaker against another: m voiceprints and n -> float32 (n, m), rows are b; 0 where one says nothing of a voice.
+
+    The same pair may differ by 1e-4 in lists of other lengths: the order in which a matrix product sums depends on its shape.
+    """
     backend = backend or built_in_comparison()
     speaker, voice, short, short_speaker, short_voice, narrow, both_narrow = (np.float32(one) for one in backend.weights)
     columns, rows = side(a, backend), side(b, backend)
@@ -172,4 +184,4 @@ def gender_llr(voiceprints: Sequence[Voiceprint], backend: GenderBackend | None 
     u = shortness(voiceprints)
     on_score, on_short_score, on_short = backend.weights
     llr = score * (on_score + on_short_score * u) + on_short * u + backend.bias
-    return np.where(matrix.any(axis=1), llr, 0.0)
+    return np.where(silent(voiceprints), 0.0, llr)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.scoring.calibration import GenderBackend, gender_llr
+from pipeline.scoring.calibration import GenderBackend, gender_llr, silent
 from pipeline.scoring.voiceprint import Voiceprint
 from schemas.results import GenderScore
 
@@ -18,7 +18,8 @@ def gender_scores(
     if not voiceprints:
         return []
     llrs = gender_llr(voiceprints, backend)
-    return [_scores(float(llr)) if one.speech_s > 0 else None for one, llr in zip(voiceprints, llrs, strict=True)]
+    nothing = silent(voiceprints).tolist()
+    return [None if no_voice else _scores(float(llr)) for no_voice, llr in zip(nothing, llrs, strict=True)]
 
 
 def _scores(llr: float) -> tuple[GenderScore, GenderScore]:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import functools
 from importlib import resources
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 
-class LanguageProvenance(msgspec.Struct, frozen=True):
+class LanguageProvenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a calibration was made from."""
 
     script: str
@@ -23,15 +25,15 @@ class LanguageProvenance(msgspec.Struct, frozen=True):
     uncalibrated_bits: float
 
 
-class LanguageCalibration(msgspec.Struct, frozen=True):
+class LanguageCalibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Log posteriors are multiplied by scale · s ** exponent, where s is seconds of speech, between 1 and `longest_s`.
 
     An exponent of 0 takes the mean over the speech for all there is to know, 1 every second for independent of the others.
     """
 
-    scale: float = 1.0
-    exponent: float = 0.0
-    longest_s: float = 30.0
+    scale: Annotated[float, Meta(gt=0, le=100)]
+    exponent: Annotated[float, Meta(ge=0, le=1)]
+    longest_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
     provenance: LanguageProvenance | None = None
 
     def sharpness(self, speech_s: float) -> float:
@@ -39,7 +41,7 @@ class LanguageCalibration(msgspec.Struct, frozen=True):
         return self.scale * float(min(max(speech_s, 1.0), self.longest_s) ** self.exponent)
 
 
-UNCALIBRATED = LanguageCalibration()
+UNCALIBRATED = LanguageCalibration(scale=1.0, exponent=0.0)
 
 # Made here, once: msgspec 0.22 crashes when two threads are the first to read a type.
 _DECODER = msgspec.json.Decoder(dict[str, LanguageCalibration])

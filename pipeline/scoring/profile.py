@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 
 from pipeline.scoring.calibration import ComparisonBackend, GenderBackend
-from pipeline.scoring.language_calibration import LanguageCalibration
+from pipeline.scoring.language_calibration import LanguageCalibration, calibration_of
+from pipeline.scoring.voiceprint import MODEL
 
 
 class ProfileError(ValueError):
@@ -16,11 +17,22 @@ class ProfileError(ValueError):
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is not in it is as built in."""
+    """What is not in it is as built in. `voiceprint_model` and `language_size` are the models that it was made with."""
 
     comparison: ComparisonBackend | None = None
     gender: GenderBackend | None = None
     language: LanguageCalibration | None = None
+    voiceprint_model: str = MODEL
+    language_size: str = ""
+
+    def language_of(self, size: str) -> LanguageCalibration:
+        """The calibration of a size of the language model. Raises ProfileError when the profile was made with another."""
+        if self.language is None:
+            return calibration_of(size)
+        if self.language_size != size:
+            made_with = self.language_size or "no size that it says"
+            raise ProfileError(f"the calibration profile is for the language model {made_with}, not for {size}: make another")
+        return self.language
 
 
 # Made here, once: msgspec 0.22 crashes when two threads are the first to read a type.
@@ -33,8 +45,11 @@ def load_profile(path: str) -> Profile:
     if not path:
         return Profile()
     try:
-        return _DECODER.decode(Path(path).read_bytes())
+        profile = _DECODER.decode(Path(path).read_bytes())
     except OSError as error:
         raise ProfileError(f"calibration profile {path} cannot be read: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ProfileError(f"calibration profile {path} is none: {error}") from None
+        raise ProfileError(f"{path} is no calibration profile: {error}") from None
+    if profile.voiceprint_model != MODEL:
+        raise ProfileError(f"calibration profile {path} is for voiceprints of {profile.voiceprint_model}, these are {MODEL}")
+    return profile

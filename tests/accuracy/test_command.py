@@ -47,7 +47,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path, Options]]:
         def evaluate(manifest: Path, options: Options, name: str = name) -> Evaluation:
             seen.append((name, manifest, options))
             options.progress("half done")
-            return Evaluation([Table("All", ["right %"], [[Measured(95.0, 90.0, 98.0)]])], {})
+            return Evaluation([Table("All", ["right %"], [[Measured(95.0, 90.0, 98.0)]])], {}, 2, noisy=True)
 
         _stand_in(monkeypatch, name, evaluate)
     return seen
@@ -72,7 +72,7 @@ def test_markdown_goes_to_stdout_and_progress_to_stderr(manifest: Path, asked: l
     assert done.stdout == (folder / "report.md").read_text(encoding="utf-8") + "\n"
     assert "| 95.0 [90.0, 98.0] |" in done.stdout
     assert done.stderr.splitlines() == [
-        "callstream: evaluating voice-activity-detection, 2 recordings",
+        "callstream: evaluating voice-activity-detection on list.csv",
         "callstream: half done",
     ]
 

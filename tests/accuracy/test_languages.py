@@ -14,12 +14,12 @@ from pipeline.accuracy.language_fitting import Examples, fitted, rescaled
 from pipeline.accuracy.language_trials import Heard, Posteriors, chosen_clips, heard_in, trials
 from pipeline.accuracy.languages import Scoring, at_length, detection_llr, figures, macro_right
 from pipeline.accuracy.manifest import Clip, ManifestError
-from pipeline.models.language import LABELS
-from pipeline.scoring.language_calibration import LanguageCalibration
+from pipeline.models.language import LABELS, MASKED_BY_DEFAULT
+from pipeline.scoring.language_calibration import UNCALIBRATED
 from pipeline.settings import default_cache_dir
 
 OPTIONS = Options(cache_dir="", resamples=0)
-IDENTITY = LanguageCalibration()
+IDENTITY = UNCALIBRATED
 
 
 def says(language: str, probability: float = 0.95, speech_s: float = 4.0) -> Posteriors:
@@ -140,3 +140,13 @@ def test_more_speech_is_never_fitted_to_be_less_evidence() -> None:
     short, long = says("en", 0.9, speech_s=1.0), says("en", 0.9, speech_s=16.0)
     found = fitted(Examples([*[Heard(clip, short, {})] * 8, *[Heard(one, long, {}) for one in (clip, wrong) * 4]]))
     assert found.exponent == 0.0
+
+
+def test_without_usable_channels_there_is_nothing_to_fit() -> None:
+    """Too little speech to identify anything, and a language that no worker answers by default."""
+    clip, said = channel("en", "en")[0], says("en", 0.9)
+    assert "la" in MASKED_BY_DEFAULT
+    masked = Clip(clip.path, clip.corpus, clip.speaker, clip.gender, "la")
+    nothing: Posteriors = []
+    assert len(Examples([])) == len(Examples([Heard(clip, nothing, {})])) == len(Examples([Heard(masked, said, {})])) == 0
+    assert len(Examples([Heard(clip, said, {1.0: nothing})])) == 1

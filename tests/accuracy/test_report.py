@@ -27,7 +27,11 @@ EVALUATED = Evaluated(
     technology="language-identification",
     manifest="clips.csv",
     manifest_sha256="ab" * 32,
-    recordings=12,
+    listed=20,
+    corpora=["a", "b"],
+    limit=400,
+    profile="",
+    language_floor=0.3,
     noise="noise.csv",
     models=[report.UsedModel("silero", Role.VAD, "silero-vad==6.2.3")],
     callstream="0.1.0",
@@ -55,7 +59,7 @@ def diagonal(axes: Axes) -> None:
 
 
 def written(folder: Path) -> Report:
-    return write(folder, EVALUATED, Evaluation([TABLE], {"det-wide": diagonal}, ["A note."]))
+    return write(folder, EVALUATED, Evaluation([TABLE], {"det-wide": diagonal}, 12, ["A note."], noisy=True))
 
 
 def test_the_folder_holds_the_report_and_the_plots(tmp_path: Path) -> None:
@@ -83,7 +87,7 @@ def test_json_holds_everything_and_no_nan(tmp_path: Path) -> None:
 def test_markdown_is_a_table_to_read(tmp_path: Path) -> None:
     text = markdown(written(tmp_path))
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == text
-    assert text.startswith("# Accuracy: language-identification\n\n- 12 recordings of `clips.csv`, SHA-256 abab")
+    assert text.startswith("# Accuracy: language-identification\n\n- 12 of 20 recordings of `clips.csv`, SHA-256 abab")
     assert (
         "## By band\n\n"
         "| band | n | right % | cost \\| bits |\n"
@@ -130,7 +134,7 @@ def test_cells_have_decimals_by_their_magnitude(cell: Measured | str | int | Non
 
 def test_rows_that_do_not_fit_their_columns_are_a_fault(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="By band: rows are not as long"):
-        write(tmp_path, EVALUATED, Evaluation([Table("By band", ["a", "b"], [["x"]])], {}))
+        write(tmp_path, EVALUATED, Evaluation([Table("By band", ["a", "b"], [["x"]])], {}, 1))
 
 
 def test_what_was_evaluated_is_described(tmp_path: Path) -> None:
@@ -138,7 +142,7 @@ def test_what_was_evaluated_is_described(tmp_path: Path) -> None:
     manifest.write_text("path,start\na.wav,0\na.wav,3\nb.wav,0\n")
     options = Options(cache_dir="", language_size="tiny", resamples=5)
     found = describe("vad", manifest, None, (Role.VAD, Role.LANGUAGE), options)
-    assert (found.manifest, found.recordings, found.noise, found.resamples) == ("list.csv", 2, "", 5)
+    assert (found.manifest, found.listed, found.noise, found.resamples) == ("list.csv", 2, "", 5)
     assert [(model.name, model.role) for model in found.models] == [("silero", "vad"), ("whisper-tiny", "language")]
     assert len(found.manifest_sha256) == 64
     with pytest.raises(ModelError):

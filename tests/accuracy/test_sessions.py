@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.accuracy.audio import Band, read
 from pipeline.accuracy.evaluation import Options
@@ -17,27 +14,17 @@ from pipeline.accuracy.sessions import (
     Condition,
     Extractor,
     chosen_clips,
-    halves,
     long_samples,
     merged,
     short_samples,
     whole_samples,
 )
-from pipeline.accuracy.trials import across, figures, within
-from pipeline.sample import sample_path
+from pipeline.accuracy.trials import across, figures, joined, numbered, within
 from pipeline.scoring.voiceprint import EMPTY
 from pipeline.settings import default_cache_dir
 from tests.accuracy.voices import sessions
 
 OPTIONS = Options(cache_dir="", resamples=0)
-
-
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=8))
-def test_halves_share_no_sample_and_lose_none(lengths: list[int]) -> None:
-    heard = np.split(np.arange(sum(lengths), dtype=np.float32), np.cumsum(lengths)[:-1])
-    before, behind = halves(heard)
-    assert np.concatenate([*before, *behind]).tolist() == list(range(sum(lengths)))
-    assert abs(sum(map(len, before)) - sum(map(len, behind))) <= 1
 
 
 def test_two_samples_of_a_speaker_are_of_different_sessions() -> None:
@@ -82,30 +69,40 @@ def test_a_merge_of_nothing_is_empty() -> None:
     assert merged([]).speech_s == EMPTY.speech_s
 
 
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both channels of the bundled call, each a speaker with one recording."""
-    folder = tmp_path_factory.mktemp("manifest")
-    samples, rate_hz = soundfile.read(sample_path(), dtype="int16")
-    with (folder / "clips.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["path", "speaker", "gender"])
-        for channel, gender in enumerate("fm"):
-            soundfile.write(folder / f"{channel}.wav", samples[: 30 * rate_hz, channel], rate_hz)
-            rows.writerow([f"{channel}.wav", f"s{channel}", gender])
-    return folder / "clips.csv"
-
-
 @pytest.mark.parametrize("condition", [Condition(Band.WIDE), Condition(Band.TELEPHONE, 20)])
-def test_real_recordings_become_sessions(manifest: Path, condition: Condition) -> None:
-    clips = chosen_clips(manifest, "speaker", limit=10)
-    heard = Extractor(Options(cache_dir=default_cache_dir())).sessions(clips, condition, lambda _: None, (1.0, 2.0))
-    assert [(one.speaker, one.gender) for one in heard] == [("s0", "f"), ("s0", "f"), ("s1", "m"), ("s1", "m")]
+def test_real_recordings_become_sessions(clips: Path, condition: Condition) -> None:
+    chosen = chosen_clips(clips, "speaker", limit=10)
+    heard = Extractor(Options(cache_dir=default_cache_dir())).sessions(chosen, condition, lambda _: None, (1.0, 2.0))
+    assert [(one.speaker, one.gender) for one in heard] == [("woman", "f"), ("woman", "f"), ("man", "m"), ("man", "m")]
     assert all(set(one.first) == {1.0, 2.0} for one in heard)
     assert all(one.first[2.0].speech_s == pytest.approx(2.0, abs=0.001) for one in heard)
     assert all(bool(one.utterances) == (condition.snr_db is None) for one in heard)
     trials = within(short_samples(heard, 2.0), OPTIONS)
+    assert (len(trials.target), int(trials.target.sum())) == (6, 2)
     assert trials.llr[trials.target].min() > 0 > trials.llr[~trials.target].max()
+
+
+def test_a_speaker_with_one_recording_is_never_a_target(clips: Path) -> None:
+    alone = clips.with_name("alone.csv")
+    alone.write_text("path,speaker\n0_0.wav,woman\n1_0.wav,man\n")
+    heard = Extractor(Options(cache_dir=default_cache_dir())).sessions(
+        chosen_clips(alone, "speaker", limit=10), Condition(Band.WIDE), lambda _: None, (1.0, 2.0)
+    )
+    assert [len(one.utterances) > 0 for one in heard] == [True, True]
+    for trials in (within(whole_samples(heard), OPTIONS), across(whole_samples(heard), short_samples(heard, 1.0), OPTIONS)):
+        assert len(trials.target) > 0
+        assert not trials.target.any()
+
+
+def test_trials_that_are_put_together_number_each_speaker_once() -> None:
+    made = sessions("a", 3, 2, seed=1) + sessions("b", 2, 2, seed=2)
+    whole, short = whole_samples(made), short_samples(made, 1.0)
+    numbers = numbered(whole)
+    parts = [within(whole, OPTIONS, numbers), across(whole, short, OPTIONS, numbers)]
+    trials = joined(parts)
+    assert len(trials.target) == sum(len(part.target) for part in parts)
+    assert (trials.target == (trials.speaker_a == trials.speaker_b)).all()
+    assert set(trials.speaker_a[trials.target].tolist()) == set(range(5))
 
 
 def test_of_a_larger_corpus_each_speaker_has_a_turn(tmp_path: Path) -> None:
@@ -115,5 +112,7 @@ def test_of_a_larger_corpus_each_speaker_has_a_turn(tmp_path: Path) -> None:
     assert names == ["a0.wav", "a1.wav", "b0.wav", "c0.wav"]
 
 
-def test_reading_mixes_channels(manifest: Path) -> None:
-    assert read(manifest.parent / "0.wav").ndim == 1
+def test_reading_mixes_channels(tmp_path: Path) -> None:
+    both = np.array([[0.5, -0.25], [0.0, 0.5]] * 800)
+    soundfile.write(tmp_path / "both.wav", both, 16_000)
+    np.testing.assert_allclose(read(tmp_path / "both.wav"), both.mean(axis=1), atol=1e-4)

@@ -66,3 +66,17 @@ async def test_below_the_floor_there_are_no_scores_but_speech(open_bench: OpenBe
     assert unknown["task"]["state"] == "done"
     assert [channel["scores"] for channel in unknown["result"]["channels"]] == [[], []]
     assert lengths(unknown) == lengths(known)
+
+
+async def test_offsets_are_given_back_when_the_call_has_ended_and_not_before(open_bench: OpenBench) -> None:
+    """A successor that has not read the call's begin would take what is left of it for another call."""
+    once = await heard(open_bench, language_sure=0.9, language_sure_s=5.0)
+    seen = []
+    async with open_bench(language_sure=0.9, language_sure_s=5.0) as bench:
+        frame = next(one for one in bench.frames if one.stage.name == "language")
+        for record in once.log["prints"]:
+            await bench.produce("prints", record.key, record.value, {name: value.decode() for name, value in record.headers})
+            seen.append((language_records(bench)[-1]["task"]["state"], len(frame.acknowledged["prints"])))
+    assert seen[-1] == ("done", len(once.log["prints"]))
+    assert ("done", 0) in seen
+    assert {count for _, count in seen[:-1]} == {0}

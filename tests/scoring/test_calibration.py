@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from pipeline.scoring.calibration import (
     side,
 )
 from pipeline.scoring.extraction import voiceprint_of
+from pipeline.scoring.gender import gender_scores
 from pipeline.scoring.profile import Profile, ProfileError, load_profile
 from pipeline.scoring.voiceprint import EMPTY, SPEAKER_DIMENSION, VOICE_DIMENSION, Voiceprint, from_embeddings
 from pipeline.settings import default_cache_dir
@@ -141,6 +143,28 @@ def test_no_speech_decides_nothing() -> None:
     assert genders[1] != 0.0
 
 
+@pytest.mark.parametrize("half", [slice(None, SPEAKER_DIMENSION), slice(SPEAKER_DIMENSION, None)], ids=["speaker", "voice"])
+def test_a_voiceprint_without_one_of_its_embeddings_decides_nothing(half: slice) -> None:
+    (whole,) = voices(1, 7)
+    lame = whole.embedding.copy()
+    lame[half] = 0.0
+    strangers = [Voiceprint(lame, 5.0), Voiceprint(lame, 3.0), whole, Voiceprint(whole.embedding, 0.0)]
+    llr = comparison_llr(strangers, strangers)
+    assert llr[2, 2] > 0
+    llr[2, 2] = 0.0
+    assert not llr.any()
+    assert gender_llr(strangers)[[0, 1, 3]].tolist() == [0.0, 0.0, 0.0]
+    assert [scores is None for scores in gender_scores(strangers)] == [True, True, False, True]
+
+
+@pytest.mark.parametrize("changed", [{"bias": 1e9}, {"weights": [float("inf")] * COMPARISON_INPUTS}, {"weights": [1.0]}])
+def test_a_profile_of_which_scores_are_not_finite_is_refused(tmp_path: Path, changed: dict[str, object]) -> None:
+    fields = {**msgspec.to_builtins(plain([0.0] * COMPARISON_INPUTS)), **changed}
+    (tmp_path / "profile.json").write_text(json.dumps({"comparison": fields}))
+    with pytest.raises(ProfileError, match="is no calibration profile"):
+        load_profile(str(tmp_path / "profile.json"))
+
+
 def test_gender_of_one_does_not_depend_on_the_others() -> None:
     every = voices(50, 9)
     together = gender_llr(every)
@@ -189,11 +213,16 @@ def test_a_profile_is_what_scores(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "is none"),
-        ("[]", "is none"),
+        ("", "is no calibration profile"),
+        ("[]", "is no calibration profile"),
         ('{"comparision": null}', "comparision"),
         ('{"gender": {"direction": [1.0], "weights": [1, 1, 1], "bias": 0, "provenance": {}}}', "gender"),
-        ("\xff", "is none"),
+        ("\xff", "is no calibration profile"),
+        ('{"language": {"scale": -1.0, "exponent": 0.0}}', "scale"),
+        ('{"language": {"scale": 1.0, "exponent": 0.0, "longest_s": -3}}', "longest_s"),
+        ('{"language": {"scal": 1.0, "exponent": 0.0}}', "scal"),
+        ('{"language": {"scale": 1.0}}', "exponent"),
+        ('{"voiceprint_model": "another"}', "is for voiceprints of another"),
     ],
 )
 def test_what_is_no_profile_is_refused(tmp_path: Path, text: str, fault: str) -> None:

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.models.language import LABELS, MASKED_BY_DEFAULT
-from pipeline.scoring.language_calibration import LanguageCalibration, calibration_of
+from pipeline.scoring.language_calibration import UNCALIBRATED, LanguageCalibration, calibration_of
 from pipeline.scoring.language_choice import allowed_languages, language_faults
 from pipeline.scoring.languages import MIN_SPEECH_S, LanguageEvidence
 from schemas.media import CallOptions, LanguageGroup
@@ -190,7 +190,7 @@ def spoken(*parts: tuple[np.ndarray, float]) -> LanguageEvidence:
 @given(posteriors, st.floats(0.4, 60), st.floats(1.0, 3.0))
 def test_the_sharper_the_surer_of_the_same_language(log_posteriors: np.ndarray, speech_s: float, factor: float) -> None:
     evidence = spoken((log_posteriors, speech_s))
-    mild, sharp = (evidence.scores(LABELS, LABELS, calibration=LanguageCalibration(scale)) for scale in (1.0, factor))
+    mild, sharp = (evidence.scores(LABELS, LABELS, calibration=LanguageCalibration(scale, 0.0)) for scale in (1.0, factor))
     assert sharp[0].probability >= mild[0].probability - 1e-5
     best = LABELS[int(log_posteriors.argmax())]
     assert best in {score.identifier for score in sharp if score.probability >= sharp[0].probability - 1e-5}
@@ -239,4 +239,4 @@ def test_every_size_is_calibrated_and_says_where_from(size: str) -> None:
 
 
 def test_a_model_of_ones_own_is_not_calibrated() -> None:
-    assert calibration_of("huge") == LanguageCalibration()
+    assert calibration_of("huge") == UNCALIBRATED
