@@ -14,6 +14,7 @@ from pipeline.blobs import open_blobs
 from pipeline.delivery import Receipt
 from pipeline.options import known_tasks
 from pipeline.records import UNDECODABLE, DeadLetterError, OutgoingRecord, Record
+from pipeline.scoring.voiceprint import VoiceprintSum, unpack
 from pipeline.settings import Settings
 from pipeline.stage import Frame
 from pipeline.transitions import TaskLog, failed, until_stored
@@ -57,8 +58,8 @@ class CallStage(ABC, Generic[Evidence]):
         """What is known before the first print."""
 
     @abstractmethod
-    def add(self, evidence: Evidence, heard: Print) -> None:
-        """Add an utterance."""
+    def add(self, evidence: Evidence, heard: Print) -> bool:
+        """Add an utterance; whether anything of it was wanted for this technology."""
 
     @abstractmethod
     def result(self, begin: CallBegin, evidence: Evidence) -> msgspec.Struct:
@@ -150,7 +151,8 @@ class CallStage(ABC, Generic[Evidence]):
         if call.is_decided or utterance in call.seen:
             return
         call.seen.add(utterance)
-        self.add(call.evidence, heard)
+        if not self.add(call.evidence, heard):
+            return
         if self.is_sure(call.begin, call.evidence):
             await self._publish_result(call, source)
             call.is_decided = True
@@ -185,6 +187,14 @@ class CallStage(ABC, Generic[Evidence]):
             self._let_go(call)
         elif call is not None:
             await self._close(call, call.log.ended(record.source, failed(message)))
+
+
+def add_voiceprint(channels: list[VoiceprintSum], heard: Print) -> bool:
+    """Add an utterance's voiceprint to its channel; whether it has one."""
+    if heard.voiceprint is None:
+        return False
+    channels[heard.channel].add(unpack(heard.voiceprint))
+    return True
 
 
 def _decode(record: Record) -> PrintRecord:

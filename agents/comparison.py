@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from agents.call_stage import add_voiceprint
 from agents.request_stage import RequestStage
 from pipeline.delivery import Receipt
 from pipeline.options import known_tasks
@@ -117,9 +118,9 @@ class ComparisonStage(RequestStage[CallComparison]):
         given = {} if self.rejection(begin) is not None else _given(begin)
         return CallComparison([VoiceprintSum() for _ in range(begin.channels)], given | enrolled)
 
-    def add(self, evidence: CallComparison, heard: Print) -> None:
+    def add(self, evidence: CallComparison, heard: Print) -> bool:
         """Add an utterance to its channel."""
-        evidence.channels[heard.channel].add(unpack(heard.voiceprint))
+        return add_voiceprint(evidence.channels, heard)
 
     def result(self, begin: CallBegin, evidence: CallComparison) -> ComparisonResult:
         """Channels that had speech are columns, references are rows."""

@@ -1,6 +1,7 @@
 """Voiceprint extraction: utterances in, their voiceprints and languageprints out on `prints`; and the task itself.
 
-`ExtractionStage` is the one heavy stage: a pure function of one `speech` record. `VoiceprintStage` adds up a call's prints.
+`ExtractionStage` is the one heavy stage; what it makes of an utterance depends on those before it in its channel only by their
+languages: when these are known, no more are identified. `VoiceprintStage` adds up a call's prints.
 """
 
 import asyncio
@@ -10,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import numpy as np
 
-from agents.call_stage import CallStage
+from agents.call_stage import CallStage, add_voiceprint
+from agents.extraction_call import ExtractionCall
 from pipeline.audio.resampling import to_wide
 from pipeline.delivery import Receipt
 from pipeline.models.errors import ModelError
@@ -20,6 +22,7 @@ from pipeline.models.registry import fetch
 from pipeline.print_index import PrintIndex
 from pipeline.records import UNDECODABLE, DeadLetterError, OutgoingRecord, Record, headers_of
 from pipeline.scoring.extraction import voiceprint_of
+from pipeline.scoring.language_scorer import LanguageScorer
 from pipeline.scoring.languages import log_posteriors_of
 from pipeline.scoring.voiceprint import (
     MODEL,
@@ -28,37 +31,38 @@ from pipeline.scoring.voiceprint import (
     VoiceprintSum,
     encode,
     pack,
-    unpack,
 )
 from pipeline.settings import Settings
 from pipeline.stage import Frame, Stage
 from schemas.errors import DeadLetterType
-from schemas.media import Header
+from schemas.media import MAX_CHANNELS, Header
 from schemas.results import VoiceprintChannel, VoiceprintResult
-from schemas.stream import CallBegin, Fault, Print, SpeechRecord, Utterance
+from schemas.stream import CallBegin, CallEnd, Fault, Print, PrintRecord, SpeechRecord, Utterance
 from schemas.tasks import Technology
 
 _DECODER: msgspec.msgpack.Decoder[SpeechRecord] = msgspec.msgpack.Decoder(SpeechRecord)
 _ENCODER = msgspec.msgpack.Encoder()
 
 
-def extract(models: ModelSet, utterance: Utterance) -> Print:
-    """Everything that the models say about one utterance. Raises ValueError when its audio does not fit its span."""
+def extract(models: ModelSet, utterance: Utterance, wants_language: bool = True) -> Print:
+    """What is wanted of one utterance, by the models. Raises ValueError when its audio does not fit its span."""
     samples = np.frombuffer(utterance.audio, "<i2")
     if len(samples) != utterance.end_sample - utterance.start_sample or not len(samples):
         raise ValueError(
             f"{len(samples)} samples of audio for {utterance.end_sample - utterance.start_sample} samples of speech"
         )
-    wide = to_wide(samples.astype(np.int16), utterance.sample_rate_hz)
-    voiceprint = voiceprint_of(models, wide, utterance.speech_s)
-    languages = log_posteriors_of(models.language, wide).astype("<f4").tobytes()
+    voiceprint = languages = None
+    if utterance.wants_voiceprint or wants_language:
+        wide = to_wide(samples.astype(np.int16), utterance.sample_rate_hz)
+        voiceprint = pack(voiceprint_of(models, wide, utterance.speech_s)) if utterance.wants_voiceprint else None
+        languages = log_posteriors_of(models.language, wide).astype("<f4").tobytes() if wants_language else None
     return Print(
         utterance.call_id,
         utterance.channel,
         utterance.start_sample,
         utterance.end_sample,
         utterance.sample_rate_hz,
-        pack(voiceprint),
+        voiceprint,
         languages,
     )
 
@@ -84,6 +88,8 @@ class ExtractionStage:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._index = PrintIndex(settings)
+        self._scorer = LanguageScorer(settings)
+        self._calls: dict[str, ExtractionCall] = {}
 
     async def start(self, frame: Frame) -> None:
         """Load the models."""
@@ -96,8 +102,9 @@ class ExtractionStage:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def forget(self) -> None:
-        """Which prints are there has to be read again."""
+        """Which prints are there has to be read again, and so have the calls."""
         self._index.forget()
+        self._calls.clear()
 
     async def tick(self) -> None:
         """Nothing is due by time."""
@@ -108,21 +115,51 @@ class ExtractionStage:
             speech = _DECODER.decode(record.value or b"")
         except UNDECODABLE as error:
             raise DeadLetterError(DeadLetterType.RECORD_INVALID, f"not a speech record: {error}") from None
+        if isinstance(speech, CallBegin) and not 1 <= speech.channels <= MAX_CHANNELS:
+            # What is kept for each channel would take all memory, and the worker with it, again and again.
+            raise DeadLetterError(DeadLetterType.RECORD_INVALID, f"not a speech record: a call of {speech.channels} channels")
+        is_held = isinstance(speech, CallBegin) and self._open(speech, receipt)
         if await self._index.holds(record, speech):
+            if isinstance(speech, Utterance):
+                self._add(speech, await self._index.languages_of(record, speech))
+        else:
+            made = await self._made(speech)
+            await self._publish(record, record.value if made is speech else _ENCODER.encode(made))
+            await self._index.note(record, made)
+        if isinstance(speech, CallEnd | Fault):
+            self._let_go(speech.call_id)
+        if not is_held:
             receipt.release()
-            return
-        value = record.value
-        if isinstance(speech, Utterance):
-            heard = await asyncio.get_running_loop().run_in_executor(self._pool, extract, self._models, speech)
-            value = _ENCODER.encode(heard)
-        await self._publish(record, value)
-        await self._index.note(record, speech)
-        receipt.release()
+
+    def _open(self, begin: CallBegin, receipt: Receipt) -> bool:
+        """Whether the receipt is held from now on: a call begins once."""
+        if begin.call_id in self._calls:
+            return False
+        self._calls[begin.call_id] = ExtractionCall(begin, self._scorer, receipt)
+        return True
+
+    async def _made(self, speech: SpeechRecord) -> PrintRecord:
+        if not isinstance(speech, Utterance):
+            return speech
+        call = self._calls.get(speech.call_id)
+        wants_language = speech.wants_language if call is None else call.wants_language(speech)
+        made = await asyncio.get_running_loop().run_in_executor(self._pool, extract, self._models, speech, wants_language)
+        self._add(speech, made.languages)
+        return made
+
+    def _add(self, utterance: Utterance, languages: bytes | None) -> None:
+        if (call := self._calls.get(utterance.call_id)) is not None:
+            call.add(utterance, languages)
+
+    def _let_go(self, call_id: str) -> None:
+        if (call := self._calls.pop(call_id, None)) is not None:
+            call.receipt.release()
 
     async def fail(self, record: Record, message: str) -> None:
         """Tell the agents behind that this call cannot be heard to its end."""
-        fault = Fault((record.key or b"").decode(errors="replace"), message)
-        await self._publish(record, _ENCODER.encode(fault))
+        call_id = (record.key or b"").decode(errors="replace")
+        await self._publish(record, _ENCODER.encode(Fault(call_id, message)))
+        self._let_go(call_id)
 
     async def _publish(self, record: Record, value: bytes | None) -> None:
         source = headers_of({Header.SOURCE: record.source})
@@ -139,9 +176,9 @@ class VoiceprintStage(CallStage[list[VoiceprintSum]]):
         """A sum for each channel."""
         return [VoiceprintSum() for _ in range(begin.channels)]
 
-    def add(self, evidence: list[VoiceprintSum], heard: Print) -> None:
+    def add(self, evidence: list[VoiceprintSum], heard: Print) -> bool:
         """Add an utterance to its channel."""
-        evidence[heard.channel].add(unpack(heard.voiceprint))
+        return add_voiceprint(evidence, heard)
 
     def result(self, begin: CallBegin, evidence: list[VoiceprintSum]) -> VoiceprintResult:
         """One voiceprint for each channel, an empty one where there was no speech."""

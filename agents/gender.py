@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+from agents.call_stage import add_voiceprint
 from agents.request_stage import RequestStage
 from pipeline.scoring.gender import gender_scores
 from pipeline.scoring.profile import load_profile
-from pipeline.scoring.voiceprint import VoiceprintSum, unpack
+from pipeline.scoring.voiceprint import VoiceprintSum
 from pipeline.settings import Settings
 from pipeline.stage import Stage
 from pipeline.start_tasks import decode_list
@@ -29,9 +30,9 @@ class GenderStage(RequestStage[list[VoiceprintSum]]):
         """A sum for each channel."""
         return [VoiceprintSum() for _ in range(begin.channels)]
 
-    def add(self, evidence: list[VoiceprintSum], heard: Print) -> None:
+    def add(self, evidence: list[VoiceprintSum], heard: Print) -> bool:
         """Add an utterance to its channel."""
-        evidence[heard.channel].add(unpack(heard.voiceprint))
+        return add_voiceprint(evidence, heard)
 
     def result(self, begin: CallBegin, evidence: list[VoiceprintSum]) -> GenderCallResult:
         """The scores of each channel, absent where there was no speech."""

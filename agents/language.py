@@ -5,15 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from agents.call_stage import CallStage
-from pipeline.models.language import LABELS
-from pipeline.scoring.language_choice import allowed_languages, language_faults
+from pipeline.scoring.language_choice import language_faults
+from pipeline.scoring.language_scorer import LanguageScorer
 from pipeline.scoring.languages import LanguageEvidence
-from pipeline.scoring.profile import load_profile
 from pipeline.settings import Settings
 from pipeline.stage import Stage
 from pipeline.transitions import rejected
 from schemas.errors import TaskError
-from schemas.results import LanguageChannel, LanguageOrGroupScore, LanguageResult
+from schemas.results import LanguageChannel, LanguageResult
 from schemas.stream import CallBegin, Print
 from schemas.tasks import Technology
 
@@ -26,7 +25,7 @@ class LanguageStage(CallStage[list[LanguageEvidence]]):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._calibration = load_profile(settings.calibration_profile).language_of(settings.language_model)
+        self._scorer = LanguageScorer(settings)
 
     def rejection(self, begin: CallBegin) -> TaskError | None:
         """Languages that the model does not know cannot be told apart."""
@@ -37,13 +36,16 @@ class LanguageStage(CallStage[list[LanguageEvidence]]):
         """Evidence for each channel."""
         return [LanguageEvidence() for _ in range(begin.channels)]
 
-    def add(self, evidence: list[LanguageEvidence], heard: Print) -> None:
+    def add(self, evidence: list[LanguageEvidence], heard: Print) -> bool:
         """Add an utterance to its channel."""
+        if heard.languages is None:
+            return False
         evidence[heard.channel].add(np.frombuffer(heard.languages, "<f4"), heard.speech_s)
+        return True
 
     def result(self, begin: CallBegin, evidence: list[LanguageEvidence]) -> LanguageResult:
         """The probabilities of each channel, among the allowed languages."""
-        scores = [self._scores(begin, one) for one in evidence]
+        scores = [self._scorer.scores(begin.options, one) for one in evidence]
         return LanguageResult(
             [
                 LanguageChannel(begin.options.channel_number(number), round(one.speech_s, 3), found)
@@ -51,24 +53,12 @@ class LanguageStage(CallStage[list[LanguageEvidence]]):
             ]
         )
 
-    def _scores(self, begin: CallBegin, evidence: LanguageEvidence) -> list[LanguageOrGroupScore]:
-        options = begin.options
-        return evidence.scores(
-            LABELS,
-            allowed_languages(options),
-            options.language_groups,
-            options.language_priors,
-            calibration=self._calibration,
-            floor=self.settings.language_floor,
-        )
-
     def is_sure(self, begin: CallBegin, evidence: list[LanguageEvidence]) -> bool:
         """Whether every channel has spoken long enough in a language that is probable enough; one that is silent has not."""
         sure, sure_s = self.settings.language_sure, self.settings.language_sure_s
         if not sure or any(one.speech_s < sure_s for one in evidence):
             return False
-        best = [self._scores(begin, one)[:1] for one in evidence]
-        return all(scores and scores[0].probability >= sure for scores in best)
+        return all(self._scorer.is_as_probable(begin.options, one, sure) for one in evidence)
 
 
 def stages(settings: Settings) -> Sequence[Stage]:

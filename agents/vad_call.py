@@ -18,6 +18,7 @@ from pipeline.settings import Settings
 from pipeline.snapshots import ended_records, snapshot_record
 from pipeline.spoken import SpeechId, speech_id
 from pipeline.transitions import TaskLog, derived_correlation_id, failed
+from pipeline.wanted import Needs, needs_of
 from schemas.errors import TaskError
 from schemas.media import CallOptions
 from schemas.stream import CallBegin, CallEnd, CallEnded, CallOpened, CallSnapshot, Fault, SpeechRecord, Utterance
@@ -65,6 +66,7 @@ class VadCall:
         self._log: TaskLog | None = None
         self._segments: SegmentLog | None = None
         self._receipts: list[tuple[int, Receipt]] = []
+        self._needs = Needs(None, language=True)
 
     def restore(self, saved: CallSnapshot) -> None:
         """Go on from a snapshot; the call's tasks are pending and running since. When that fails, the call can be failed."""
@@ -81,7 +83,7 @@ class VadCall:
 
     def _partials_since(self, saved: CallSnapshot) -> int:
         """How many partial results there are behind the snapshot, at most: of those that were not said nobody knows."""
-        if self.options.max_speech_length is not None:
+        if self.options.max_speech_length is not None or not needs_of(self.options, self._settings).are_endless:
             return _MOST_IN_A_GRID_STEP * saved.assembly.format.channels
         return sum(kind == "utterance" and offset >= saved.speech_end for (kind, *_), offset in self._said.items())
 
@@ -145,6 +147,7 @@ class VadCall:
     def _open(self, listener: CallListener, segments_ms: list[list[tuple[int, int]]] | None) -> None:
         audio_format = self.assembler.format
         assert audio_format is not None
+        self._needs = needs_of(self.options, self._settings)
         self.listener = listener
         self._segments = SegmentLog(audio_format, listener.rate_hz, segments_ms, self.options)
 
@@ -159,15 +162,16 @@ class VadCall:
         return records
 
     def _used(self, heard: HeardUtterance, before_ms: int) -> list[OutgoingRecord]:
-        """The utterance up to the call's limit of speech; nothing behind it."""
+        """The utterance up to the call's limit of speech; nothing behind it, nor when its channel has said enough."""
         assert self.listener is not None
         span, rate_hz = heard.span, self.listener.rate_hz
         used = used_samples(span, before_ms, rate_hz, self.options.max_speech_length)
-        if not used:
+        wanted = self._needs.of_utterance(before_ms)
+        if not used or not any(wanted):
             return []
         audio = heard.audio[:used].astype("<i2").tobytes()
         end_sample = span.start_sample + used
-        return self._speech(Utterance(self.call_id, heard.channel, span.start_sample, end_sample, rate_hz, audio))
+        return self._speech(Utterance(self.call_id, heard.channel, span.start_sample, end_sample, rate_hz, audio, *wanted))
 
     def snapshot(self, point: GridPoint, speech_end: int) -> CallSnapshot:
         """The call at a grid point, when everything before it is published, on `speech` before `speech_end`."""

@@ -10,13 +10,11 @@ of the partial result, while one call is sent as slowly as it was spoken.
 
 import asyncio
 import logging
-import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -25,10 +23,10 @@ import soundfile
 
 from agents.extraction import extract, load_models
 from benchmarks.machine import describe
+from benchmarks.worker import all_records, pinned_worker
 from pipeline.audio.listener import CallListener, HeardUtterance
 from pipeline.audio.resampling import to_wide
 from pipeline.broker.kafka import EmbeddedBroker
-from pipeline.broker.process import GuardedProcess
 from pipeline.cancellation import stop_consumer
 from pipeline.models.detector import load_vad
 from pipeline.sample import sample_path
@@ -36,7 +34,6 @@ from pipeline.sending import CallSender, SendOptions
 from pipeline.settings import Settings, load
 from pipeline.topics import create_topics
 from pipeline.watching import open_results, read_transitions
-from pipeline.whole_topic import open_topic
 from schemas.media import AudioFormat
 from schemas.results import Transition
 from schemas.stream import Utterance
@@ -96,30 +93,6 @@ def _utterance(heard: HeardUtterance) -> Utterance:
     return Utterance("call", heard.channel, span.start_sample, span.end_sample, 8000, heard.audio.astype("<i2").tobytes())
 
 
-@contextmanager
-def pinned_worker(settings: Settings, folder: Path) -> Iterator[Callable[[], tuple[float, float]]]:
-    """A worker of all agents on core 0; gives a function that tells its CPU seconds and its peak memory in MB."""
-    process = GuardedProcess()
-    environment = [f"CALLSTREAM_BROKER={settings.broker}", f"CALLSTREAM_DATA_DIR={folder}", "CALLSTREAM_INFERENCE_THREADS=1"]
-    process.start(
-        ["env", *environment, "taskset", "-c", "0", sys.executable, "-m", "pipeline.cli", "worker"], folder / "worker.log"
-    )
-    assert process.pid is not None
-    proc = Path("/proc") / str(process.pid)
-
-    def usage() -> tuple[float, float]:
-        fields = (proc / "stat").read_text().rpartition(")")[2].split()
-        ticks = int(fields[11]) + int(fields[12])
-        peak = next(line for line in (proc / "status").read_text().splitlines() if line.startswith("VmHWM"))
-        return ticks / os.sysconf("SC_CLK_TCK"), int(peak.split()[1]) / 1024
-
-    try:
-        yield usage
-        process.stop(10.0)
-    finally:
-        process.close()
-
-
 async def send_and_follow(settings: Settings, call_ids: list[str], *, realtime: bool) -> None:
     """Send the sample under each of these ids and wait for all of their tasks."""
     consumer = await open_results(settings, from_begin=True)
@@ -139,10 +112,10 @@ async def send_and_follow(settings: Settings, call_ids: list[str], *, realtime: 
 
 async def latencies_ms(settings: Settings, call_id: str) -> dict[Technology, list[float]]:
     """From the chunk that closes an utterance to each partial result that it makes."""
-    sent_ms = {(r.partition, r.offset): r.timestamp for r in await _all_records(settings, "media")}
+    sent_ms = {(r.partition, r.offset): r.timestamp for r in await all_records(settings, "media")}
     partials: dict[Technology, list[tuple[int, int, str]]] = {technology: [] for technology in Technology}
-    for record in await _all_records(settings, "results"):
-        transition = msgspec.json.decode(record.value, type=Transition)
+    for record in await all_records(settings, "results"):
+        transition = msgspec.json.decode(record.value or b"", type=Transition)
         if transition.call_id == call_id and not isinstance(transition.partial, msgspec.UnsetType):
             source = dict(record.headers)["source"].decode()
             partials[transition.technology].append((transition.revision, record.timestamp, source))
@@ -155,19 +128,6 @@ async def latencies_ms(settings: Settings, call_id: str) -> dict[Technology, lis
         for technology, found in partials.items()
         if found
     }
-
-
-async def _all_records(settings: Settings, topic: str) -> list:  # type: ignore[type-arg]
-    consumer, places = await open_topic(settings, settings.topic(topic), from_begin=True)
-    try:
-        records = []
-        for place, end in (await consumer.end_offsets(places)).items():
-            while await consumer.position(place) < end:
-                for batch in (await consumer.getmany(timeout_ms=200)).values():
-                    records += batch
-        return records
-    finally:
-        await stop_consumer(consumer)
 
 
 def report_core(core: Core) -> float:
@@ -192,18 +152,18 @@ def report_chain(settings: Settings, core: Core, limit_s: float, calls: int) -> 
         asyncio.run(create_topics(here))
         with pinned_worker(here, Path(name)) as usage:
             asyncio.run(send_and_follow(here, ["warm-up"], realtime=False))
-            before_s, _ = usage()
+            before_s = usage().cpu_s
             began_s = time.monotonic()
             asyncio.run(send_and_follow(here, [f"call-{number}" for number in range(calls)], realtime=False))
-            elapsed_s, (after_s, peak_mb) = time.monotonic() - began_s, usage()
+            elapsed_s, after = time.monotonic() - began_s, usage()
             asyncio.run(send_and_follow(here, ["live"], realtime=True))
             latency = asyncio.run(latencies_ms(here, "live"))
-    spent_s = after_s - before_s
+    spent_s = after.cpu_s - before_s
     print(
         f"\nchain, {calls} calls at once: {calls * core.audio_s / spent_s:.1f} audio s per CPU s, {elapsed_s:.1f} s elapsed, ",
         end="",
     )
-    print(f"{spent_s / (calls * limit_s):.2f} times the CPU of the limit; peak memory of the worker {peak_mb:.0f} MB")
+    print(f"{spent_s / (calls * limit_s):.2f} times the CPU of the limit; peak memory of the worker {after.peak_mb:.0f} MB")
     print("\n| partial results of a live call | p50 ms | p99 ms | count |\n|---|---|---|---|")
     for technology, values in latency.items():
         print(f"| {technology.value} | {statistics.median(values):.0f} | {np.percentile(values, 99):.0f} | {len(values)} |")

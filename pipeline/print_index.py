@@ -13,14 +13,27 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from pipeline.partition_scan import PartitionScan
 from pipeline.records import UNDECODABLE, Record
 from pipeline.spoken import SpeechId, speech_id
-from schemas.stream import PrintRecord, SpeechRecord
+from schemas.stream import CallEnd, Fault, Print, PrintRecord, SpeechRecord, Utterance
 
 _CLOCK_SKEW_S = 120.0  # between the clocks of two brokers
 _REMEMBERED = 100_000  # ids of a partition
 _KEPT_S = 86_400.0  # as long as Kafka keeps the topics
 _DECODER: msgspec.msgpack.Decoder[PrintRecord] = msgspec.msgpack.Decoder(PrintRecord)
 
-Known = OrderedDict[tuple[str, SpeechId], float]  # the time of the record, s since the epoch
+
+class Known(msgspec.Struct):
+    """When each record was passed on (s since the epoch), and the languages in the prints of open calls."""
+
+    times_s: OrderedDict[tuple[str, SpeechId], float]
+    languages: dict[str, dict[SpeechId, bytes]]
+
+    def add(self, one: PrintRecord, at_s: float) -> None:
+        """Note a record of `prints`."""
+        self.times_s[one.call_id, speech_id(one)] = at_s
+        if isinstance(one, Print) and one.languages is not None:
+            self.languages.setdefault(one.call_id, {})[speech_id(one)] = one.languages
+        elif isinstance(one, CallEnd | Fault):
+            self.languages.pop(one.call_id, None)
 
 
 class PrintIndex(PartitionScan[Known]):
@@ -30,7 +43,7 @@ class PrintIndex(PartitionScan[Known]):
 
     def empty(self) -> Known:
         """Nothing."""
-        return OrderedDict()
+        return Known(OrderedDict(), {})
 
     async def begin(self, consumer: AIOKafkaConsumer, place: TopicPartition, first: Record) -> int | None:
         """Some time before the first utterance was heard."""
@@ -44,16 +57,20 @@ class PrintIndex(PartitionScan[Known]):
             one = _DECODER.decode(record.value or b"")
         except UNDECODABLE:
             return
-        found[one.call_id, speech_id(one)] = record.timestamp / 1000
+        found.add(one, record.timestamp / 1000)
 
     async def holds(self, record: Record, speech: SpeechRecord) -> bool:
         """Whether this was passed on, within the time for which a call id is its call's alone."""
-        at_s = (await self.of(record)).get((speech.call_id, speech_id(speech)))
+        at_s = (await self.of(record)).times_s.get((speech.call_id, speech_id(speech)))
         return at_s is not None and record.timestamp_s - at_s < _KEPT_S
 
-    async def note(self, record: Record, speech: SpeechRecord) -> None:
-        """This was passed on."""
+    async def languages_of(self, record: Record, utterance: Utterance) -> bytes | None:
+        """What the utterance's print holds, as long as its call is open."""
+        return (await self.of(record)).languages.get(utterance.call_id, {}).get(speech_id(utterance))
+
+    async def note(self, record: Record, made: PrintRecord) -> None:
+        """This was passed on for the record."""
         known = await self.of(record)
-        known[speech.call_id, speech_id(speech)] = record.timestamp_s
-        if len(known) > _REMEMBERED:
-            known.popitem(last=False)
+        known.add(made, record.timestamp_s)
+        if len(known.times_s) > _REMEMBERED:
+            known.times_s.popitem(last=False)

@@ -107,6 +107,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(ge=0, le=1, description="probability of each channel's language at which a task is done early; 0: never"),
     ] = 0.0
     language_sure_s: Annotated[float, Meta(ge=0, description="speech that a channel needs for that")] = 10.0
+    language_enough: Annotated[
+        float,
+        Meta(ge=0, le=1, description="probability of a channel's language at which it is not identified further; 0: never"),
+    ] = 0.95
+    language_enough_s: Annotated[float, Meta(ge=0, description="speech that a channel needs for that")] = 10.0
+    voiceprint_enough_s: Annotated[
+        float, Meta(ge=0, description="speech of a channel after which its voiceprint takes no more in; 0: never")
+    ] = 30.0
     models_manifest: Annotated[
         str, Meta(description="a manifest file of your own models; empty for the one that is built in")
     ] = ""

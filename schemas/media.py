@@ -79,10 +79,11 @@ class LanguageGroup(msgspec.Struct, frozen=True):
 class CallOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a call asks for. Languages are RFC 5646 tags; voiceprints are Base64; a prior weight is 0 to 1, by default 1.
 
-    `max_speech_length` (s) is the most speech of a channel that is used. The fields behind it are set where a file is cut into
-    a call: `channel_numbers` are the file's channels that the call's channels were, `start_time` (s) is where the call begins
-    in the file, `is_file` says that its end will come however long that takes, `owner` is the name of the API key that sent it,
-    `request_id` the id of the HTTP request that it came with.
+    `max_speech_length` (s) is the most speech of a channel that is used; with `exhaustive` all of it is, not only what workers
+    take for enough. The fields behind it are set where a file is cut into a call: `channel_numbers` are the file's channels
+    that the call's channels were, `start_time` (s) is where the call begins in the file, `is_file` says that its end will come
+    however long that takes, `owner` is the name of the API key that sent it, `request_id` the id of the HTTP request that it
+    came with.
 
     Agents pass it on among themselves and skip what they do not know yet, so that versions can run beside each other.
     """
@@ -94,6 +95,7 @@ class CallOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     language_groups: list[LanguageGroup] = []
     language_priors: dict[str, Annotated[float, msgspec.Meta(ge=0, le=1)]] = {}
     max_speech_length: Annotated[float, msgspec.Meta(gt=0, le=604_800)] | None = None
+    exhaustive: bool = False
     channel_numbers: list[Annotated[int, msgspec.Meta(ge=0, le=65_535)]] | None = None
     start_time: Annotated[float, msgspec.Meta(ge=0, le=604_800)] = 0.0
     is_file: bool = False

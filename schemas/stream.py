@@ -17,11 +17,12 @@ class CallBegin(msgspec.Struct, frozen=True, tag="begin", tag_field="kind"):
     correlation_id: str
 
 
-class Utterance(msgspec.Struct, frozen=True, tag="utterance", tag_field="kind"):
+class Utterance(msgspec.Struct, frozen=True, tag="utterance", tag_field="kind", omit_defaults=True):
     """One stretch of speech of one channel, at most 15 s.
 
     `audio` is int16 little-endian mono at `sample_rate_hz` (8000 or 16000); `start_sample` and `end_sample` count at that
-    rate from the call's begin. Its id is `call_id/channel/start_sample`.
+    rate from the call's begin. Its id is `call_id/channel/start_sample`. `wants_voiceprint` and `wants_language` say what is to
+    be made of it; an utterance of which nothing is wanted is not there.
     """
 
     call_id: str
@@ -30,6 +31,8 @@ class Utterance(msgspec.Struct, frozen=True, tag="utterance", tag_field="kind"):
     end_sample: int
     sample_rate_hz: int
     audio: bytes
+    wants_voiceprint: bool = True
+    wants_language: bool = True
 
     @property
     def speech_s(self) -> float:
@@ -40,8 +43,9 @@ class Utterance(msgspec.Struct, frozen=True, tag="utterance", tag_field="kind"):
 class Print(msgspec.Struct, frozen=True, tag="print", tag_field="kind"):
     """What extraction heard in one utterance.
 
-    `voiceprint` is a voiceprint as bytes (see pipeline.scoring.voiceprint); `languages` holds natural-log posteriors,
-    float32 little-endian, in the order of the language model's labels; it is empty when the utterance was too short.
+    `voiceprint` is a voiceprint as bytes (see pipeline.scoring.voiceprint), None when none was wanted; `languages` holds
+    natural-log posteriors, float32 little-endian, in the order of the language model's labels; it is empty when the utterance
+    was too short, None when none were wanted, or the channel's language was known.
     """
 
     call_id: str
@@ -49,8 +53,8 @@ class Print(msgspec.Struct, frozen=True, tag="print", tag_field="kind"):
     start_sample: int
     end_sample: int
     sample_rate_hz: int
-    voiceprint: bytes
-    languages: bytes
+    voiceprint: bytes | None
+    languages: bytes | None
 
     @property
     def speech_s(self) -> float:

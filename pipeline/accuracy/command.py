@@ -116,6 +116,7 @@ def evaluate(
                 cache_dir=settings.cache_dir,
                 language_size=language_model or settings.language_model,
                 language_floor=settings.language_floor,
+                voiceprint_enough_s=settings.voiceprint_enough_s,
                 manifest_path=settings.manifest_path,
                 profile=load_profile(str(profile or settings.calibration_profile)),
                 resamples=resamples,

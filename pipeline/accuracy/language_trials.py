@@ -64,7 +64,8 @@ class Listener:
 
         def one(clip: Clip) -> Heard:
             heard = utterances(audio.read(clip.path), band, self._silero)
-            return heard_in(clip, first_seconds(heard, LONGEST_S), self._identifier, self._durations_s)
+            kept = first_seconds(heard, LONGEST_S)
+            return heard_in(clip, kept, self._identifier, self._durations_s)
 
         return self._each(one, clips, f"languages, {band}")
 

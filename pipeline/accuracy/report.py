@@ -53,6 +53,7 @@ class Evaluated(msgspec.Struct, frozen=True, kw_only=True):
     limit: int
     profile: str
     language_floor: float
+    voiceprint_enough_s: float
     noise: str
     models: list[UsedModel]
     callstream: str
@@ -84,6 +85,7 @@ def describe(technology: str, manifest: Path, noise: Path | None, roles: Iterabl
         limit=options.limit,
         profile=_profile(options.profile),
         language_floor=options.language_floor,
+        voiceprint_enough_s=options.voiceprint_enough_s,
         manifest_sha256=hashlib.sha256(manifest.read_bytes()).hexdigest(),
         noise=noise.name if noise else "",
         models=[UsedModel(model.name, model.role, model.source.label) for model in chosen],

@@ -21,7 +21,7 @@ from pipeline.accuracy import audio
 from pipeline.accuracy.audio import Band, Float32
 from pipeline.accuracy.evaluation import Options
 from pipeline.accuracy.manifest import Clip, read_clips
-from pipeline.accuracy.speech import first_seconds, length_s, utterances
+from pipeline.accuracy.speech import enough, first_seconds, length_s, utterances
 from pipeline.models.manifest import load_manifest
 from pipeline.models.models import ModelSet
 from pipeline.models.registry import fetch
@@ -124,7 +124,10 @@ class Extractor:
 
         wanted_s = [one_s for one_s in first_s if length_s(heard) >= one_s]
         first = {one_s: merged(all_of(first_seconds(heard, one_s))) for one_s in wanted_s}
-        return Session(clip.corpus, clip.speaker, clip.gender, all_of(heard) if whole else [], first)
+        return Session(clip.corpus, clip.speaker, clip.gender, all_of(self._enough(heard)) if whole else [], first)
+
+    def _enough(self, heard: list[Float32]) -> list[Float32]:
+        return enough(heard, self._options.voiceprint_enough_s)
 
 
 def extractor(options: Options) -> Extractor:

@@ -43,6 +43,12 @@ def first_seconds(heard: list[Float32], speech_s: float) -> list[Float32]:
     return kept
 
 
+def enough(heard: list[Float32], enough_s: float) -> list[Float32]:
+    """The utterances that agents take in before a channel has said enough; all of them for 0."""
+    before_s = np.concatenate([[0.0], np.cumsum([len(one) / SAMPLE_RATE_HZ for one in heard])])
+    return [one for one, before in zip(heard, before_s, strict=False) if not enough_s or before < enough_s]
+
+
 def length_s(heard: list[Float32]) -> float:
     """Seconds of speech."""
     return sum(map(len, heard)) / SAMPLE_RATE_HZ

@@ -13,7 +13,7 @@ SECONDS = 30
 
 
 async def heard(open_bench: OpenBench, cuts: list[int] | None = None, **changed: Any) -> Bench:
-    async with open_bench(**changed) as bench:
+    async with open_bench(language_enough=0.0, **changed) as bench:
         await send(bench, sample_audio(0, SECONDS), cuts, options=json.dumps({"technologies": [LANGUAGE, VOICEPRINT]}))
     assert bench.dead_letters() == []
     return bench

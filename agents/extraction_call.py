@@ -1,0 +1,37 @@
+"""One call in the extraction agent: its channels' languages by now, and the receipt that a successor needs to know them too."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.delivery import Receipt
+from pipeline.scoring.language_scorer import LanguageScorer
+from pipeline.scoring.languages import LanguageEvidence
+from schemas.stream import CallBegin, Utterance
+
+
+class ExtractionCall:
+    """A call in progress. The receipt of its begin is held to its end, so that a successor meets all of its utterances."""
+
+    def __init__(self, begin: CallBegin, scorer: LanguageScorer, receipt: Receipt) -> None:
+        self._options = begin.options
+        self._scorer = scorer
+        self._evidence = [LanguageEvidence() for _ in range(begin.channels)]
+        self._known: set[int] = set()  # channels
+        self._seen: set[tuple[int, int]] = set()
+        self.receipt = receipt
+
+    def wants_language(self, utterance: Utterance) -> bool:
+        """Whether its language is to be identified: it is wanted, and the channel's is not known well enough."""
+        return utterance.wants_language and utterance.channel not in self._known
+
+    def add(self, utterance: Utterance, languages: bytes | None) -> None:
+        """What was identified in it, by us or by who was before us; an utterance counts once."""
+        place = (utterance.channel, utterance.start_sample)
+        if languages is None or place in self._seen:
+            return
+        self._seen.add(place)
+        evidence = self._evidence[utterance.channel]
+        evidence.add(np.frombuffer(languages, "<f4"), utterance.speech_s)
+        if self._scorer.is_enough(self._options, evidence):
+            self._known.add(utterance.channel)

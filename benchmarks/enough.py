@@ -1,0 +1,187 @@
+"""How much speech of a channel is enough: what voiceprints and languages lose when models hear no more than its first seconds.
+
+    python -m benchmarks.enough [SPEECH_DIR]
+
+SPEECH_DIR (default ../shared/speech beside the repository) holds `clips.csv`. Voiceprints: half of a speaker's recordings, one
+behind the other, against the other half and against those of others of the corpus, both sides limited alike, in several
+orders. Languages: a channel is recordings of one corpus and language in a random order, and ends early when its language is
+known. What to hold against is all of the speech.
+"""
+
+from __future__ import annotations
+
+import collections
+import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import soundfile
+
+from benchmarks.machine import describe
+from pipeline.accuracy import language_trials, measures
+from pipeline.accuracy.audio import Band
+from pipeline.accuracy.evaluation import Options
+from pipeline.accuracy.fitting import balanced
+from pipeline.accuracy.language_trials import Listener, Posteriors, trials
+from pipeline.accuracy.manifest import Clip
+from pipeline.accuracy.sessions import Condition, Session, chosen_clips, extractor, merged
+from pipeline.models.language import LABELS, MASKED_BY_DEFAULT
+from pipeline.scoring.calibration import comparison_llr
+from pipeline.scoring.language_calibration import calibration_of
+from pipeline.scoring.language_scorer import LanguageScorer
+from pipeline.scoring.languages import LanguageEvidence
+from pipeline.scoring.voiceprint import Voiceprint
+from pipeline.settings import Settings, default_cache_dir
+from schemas.media import CallOptions
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
+LIMITS_S = (5.0, 10.0, 15.0, 20.0, 30.0, 0.0)  # 0: none
+SIDE_S = 35.0  # of speech on each side, at least
+CHANNEL_S = (40.0, 120.0)  # of speech, at least, and at most
+ORDERS = 8
+LANGUAGE_ORDERS = 40
+
+
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """The items by their key."""
+    found: dict[K, list[T]] = collections.defaultdict(list)
+    for item in items:
+        found[key(item)].append(item)
+    return found
+
+
+def limited(utterances: Iterable[tuple[T, float]], enough_s: float) -> Iterator[T]:
+    """Those (with their seconds) that begin before there is enough."""
+    before_s = 0.0
+    for utterance, speech_s in utterances:
+        if not enough_s or before_s < enough_s:
+            yield utterance
+        before_s += speech_s
+
+
+def side(sessions: Sequence[Session], enough_s: float) -> Voiceprint:
+    """The voiceprint of a channel."""
+    return merged(list(limited(((one, one.speech_s) for session in sessions for one in session.utterances), enough_s)))
+
+
+def talkative(clips: Sequence[Clip]) -> list[Clip]:
+    """The recordings of speakers who may have spoken enough for both sides."""
+    lengths_s: dict[tuple[str, str], float] = collections.defaultdict(float)
+    for clip in clips:
+        lengths_s[clip.corpus, clip.speaker] += soundfile.info(clip.path).duration
+    return [clip for clip in clips if lengths_s[clip.corpus, clip.speaker] >= 2.2 * SIDE_S]
+
+
+class Split(NamedTuple):
+    """A speaker's recordings on both sides."""
+
+    speaker: str
+    a: list[Session]
+    b: list[Session]
+
+
+def splits(sessions: Sequence[Session]) -> Iterator[list[Split]]:
+    """Of each corpus and order: the two sides of every speaker who has spoken enough for it."""
+    for corpus in grouped(sessions, lambda one: one.corpus).values():
+        speakers = grouped(corpus, lambda one: one.speaker)
+        for order in range(ORDERS):
+            generator, found = np.random.default_rng(order), []
+            for name in sorted(speakers):
+                mine = [speakers[name][place] for place in generator.permutation(len(speakers[name]))]
+                split = Split(f"{mine[0].corpus}/{name}", mine[::2], mine[1::2])
+                if all(half and side(half, 0.0).speech_s >= SIDE_S for half in (split.a, split.b)):
+                    found.append(split)
+            yield found
+
+
+def voiceprint_row(band: Band, sessions: Sequence[Session], enough_s: float) -> str:
+    """EER and Cllr at a limit."""
+    llr, target, speaker, used_s = [], [], [], []
+    for split in splits(sessions):
+        if split:
+            a, b = [side(one.a, enough_s) for one in split], [side(one.b, enough_s) for one in split]
+            llr.append(comparison_llr(a, b).ravel())
+            target.append(np.eye(len(split), dtype=bool).ravel())
+            speaker += [one.speaker for one in split for _ in split]
+            used_s += [one.speech_s for one in (*a, *b)]
+    scores, targets = np.concatenate(llr).astype(np.float64), np.concatenate(target)
+    weight = balanced(targets, np.unique(speaker, return_inverse=True)[1])
+    eer = 100 * measures.equal_error_rate(scores, targets, weight)
+    costs = measures.cllr(scores, targets, weight), measures.min_cllr(scores, targets, weight)
+    count = len({name for name, is_target in zip(speaker, targets, strict=True) if is_target})
+    shown = f"{enough_s:.0f}" if enough_s else "all"
+    return f"| {band} | {shown} | {np.mean(used_s):.1f} | {count} | {eer:.2f} | {costs[0]:.4f} | {costs[1]:.4f} |"
+
+
+def channels(heard: Sequence[language_trials.Heard]) -> list[tuple[Clip, Posteriors]]:
+    """Recordings of one corpus and language, one behind the other, in several orders."""
+    found = []
+    for mine in grouped(heard, lambda one: (one.clip.corpus, one.clip.language)).values():
+        for order in range(LANGUAGE_ORDERS):
+            places = np.random.default_rng(order).permutation(len(mine))
+            every = [utterance for place in places for utterance in mine[place].whole]
+            kept = list(limited(((one, one[1]) for one in every), CHANNEL_S[1]))
+            if sum(speech_s for _, speech_s in kept) >= CHANNEL_S[0]:
+                found.append((mine[0].clip, kept))
+    return found
+
+
+def until_known(every: Posteriors, scorer: LanguageScorer) -> Posteriors:
+    """The utterances that are identified before the channel's language is known."""
+    evidence, kept = LanguageEvidence(), []
+    for log_posteriors, speech_s in every:
+        kept.append((log_posteriors, speech_s))
+        evidence.add(log_posteriors, speech_s)
+        if scorer.is_enough(CallOptions(), evidence):
+            break
+    return kept
+
+
+def language_row(band: Band, name: str, kept: Sequence[tuple[Clip, Posteriors]], settings: Settings) -> str:
+    """Right answers from what is kept, each corpus and language counting the same."""
+    allowed = [label for label in LABELS if label not in MASKED_BY_DEFAULT]
+    scored = trials(kept, allowed, calibration_of(settings.language_model), settings.language_floor)
+    right = scored.said == scored.language
+    used_s = [sum(speech_s for _, speech_s in one) for _, one in kept]
+    shares = f"{np.mean(used_s):.1f} | {np.percentile(used_s, 50):.1f} | {np.percentile(used_s, 90):.1f}"
+    return f"| {band} | {name} | {shares} | {len(kept)} | {100 * right.mean():.2f} |"
+
+
+def language_rows(band: Band, spoken: Sequence[tuple[Clip, Posteriors]]) -> list[str]:
+    """Until the language is known at several probabilities, the first 30 s, and everything."""
+    rows = []
+    for enough in (0.9, 0.95, 0.99):
+        settings = Settings(language_enough=enough)
+        kept = [(clip, until_known(every, LanguageScorer(settings))) for clip, every in spoken]
+        rows.append(language_row(band, f"{enough} after {settings.language_enough_s:.0f} s", kept, settings))
+    first = [(clip, list(limited(((one, one[1]) for one in every), 30.0))) for clip, every in spoken]
+    return [*rows, language_row(band, "30 s", first, Settings()), language_row(band, "all", spoken, Settings())]
+
+
+def main() -> int:
+    """Print the tables, if there are recordings."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parents[2] / "shared" / "speech"
+    if not (folder / "clips.csv").is_file():
+        print(f"no recordings in {folder}: nothing measured")
+        return 0
+    options = Options(cache_dir=default_cache_dir(), resamples=0)
+    print(describe() + "\n")
+    print("| band | enough s | used s | speakers | EER % | Cllr bits | min Cllr bits |\n|---|---|---|---|---|---|---|")
+    clips = talkative(chosen_clips(folder / "clips.csv", "speaker", limit=sys.maxsize))
+    for band in Band:
+        sessions = extractor(options).sessions(clips, Condition(band), lambda _: None, ())
+        print("\n".join(voiceprint_row(band, sessions, enough_s) for enough_s in LIMITS_S), flush=True)
+    print("\n| band | enough | used s, mean | median | 90 % | channels | right % |\n|---|---|---|---|---|---|---|")
+    spoken = language_trials.chosen_clips(folder / "clips.csv", options.seed)
+    for band in Band:
+        heard = channels(Listener(options, ()).hear(spoken, band))
+        print("\n".join(language_rows(band, heard)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

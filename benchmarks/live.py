@@ -1,0 +1,250 @@
+"""How many live calls one core bears: paced calls through Kafka and the whole chain, until answers come too late.
+
+    python -m benchmarks.live [CALLS ...] [--seconds=300]
+
+Two-channel calls at 8000 Hz, 40 % speech in each channel, of 5 minutes (--seconds), begin one after the other, so that at any
+time they are at every stage of a call; each that ends is followed by another. When the first has ended, a minute is measured:
+latency is from the record timestamp of the chunk that closes an utterance to that of the partial result. A number of calls is
+borne when p99 of every technology is under 500 ms. The worker has core 0, the broker and the callers share the others. The
+limit that it is held against is the same audio through the same models without Kafka and Faust, which waits for nothing.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import soundfile
+from aiokafka import AIOKafkaProducer
+
+from agents.extraction import extract, load_models
+from agents.extraction_call import ExtractionCall
+from benchmarks.machine import describe
+from benchmarks.worker import Usage, all_records, pinned_worker
+from pipeline.audio.listener import CallListener, HeardUtterance
+from pipeline.audio.segments import SegmentLog
+from pipeline.broker.kafka import EmbeddedBroker
+from pipeline.connection import aiokafka_options
+from pipeline.delivery import PartitionOrder
+from pipeline.models.detector import load_vad
+from pipeline.records import chunk_headers
+from pipeline.sample import sample_path
+from pipeline.scoring.language_scorer import LanguageScorer
+from pipeline.settings import Settings, load
+from pipeline.topics import create_topics
+from pipeline.wanted import needs_of
+from schemas.media import AudioFormat, CallOptions
+from schemas.results import Transition, VadResult
+from schemas.stream import CallBegin, Print, PrintRecord, Utterance
+from schemas.tasks import Technology
+
+VAD = Technology.VOICE_ACTIVITY_DETECTION
+STEPS = (20, 40, 60, 80, 100, 120)
+SPEECH_SHARE = 0.4
+CHUNK_MS = 250
+MEASURED_S = 60.0
+WARM_UP_S = 15.0
+LATEST_MS = 500.0
+FORMAT = AudioFormat(sample_rate_hz=8000, channels=2)
+_RESULT = msgspec.json.Decoder(Transition)
+_PRINT: msgspec.msgpack.Decoder[PrintRecord] = msgspec.msgpack.Decoder(PrintRecord)
+
+
+class Track:
+    """Endless audio with as much speech as is wanted: the bundled call, again and again, with pauses."""
+
+    def __init__(self, settings: Settings) -> None:
+        frames = np.asarray(soundfile.read(sample_path(), dtype="int16", always_2d=True)[0], np.int16)
+        self.silero = load_vad(settings.cache_dir, settings.manifest_path)
+        heard = [one for one in self.listen(frames) if isinstance(one, HeardUtterance)]
+        speech = sum(one.span.end_sample - one.span.start_sample for one in heard) / 2
+        pause = max(0, round(speech / SPEECH_SHARE) - len(frames))
+        self._frames: npt.NDArray[np.int16] = np.concatenate([frames, np.zeros((pause, 2), np.int16)])
+
+    def listen(self, frames: npt.NDArray[np.int16]) -> Iterator[Any]:
+        """What voice activity detection hears in a call, chunk by chunk."""
+        listener, step = CallListener(FORMAT, self.silero), 8 * CHUNK_MS
+        for at in range(0, len(frames), step):
+            yield from listener.feed(frames[at : at + step].astype("<i2").tobytes())
+        yield from listener.finish()
+
+    def of_call(self, number: int, seconds: float) -> npt.NDArray[np.int16]:
+        """Another begin for each call."""
+        begin = number * 7919 * 8 % len(self._frames)
+        return np.take(self._frames, range(begin, begin + round(seconds * 8000)), axis=0, mode="wrap")
+
+
+def limit_cpu_s(settings: Settings, track: Track, seconds: float) -> float:
+    """CPU seconds per second of call, without Kafka and Faust: detection, and the models on what is wanted."""
+    models, frames, needs = load_models(settings), track.of_call(0, seconds), needs_of(CallOptions(), settings)
+    segments = SegmentLog(FORMAT, 8000)
+    call = ExtractionCall(CallBegin("c", 2, CallOptions(), ""), LanguageScorer(settings), PartitionOrder().issue(0, print))
+    began_s = time.thread_time()
+    for one in track.listen(frames):
+        if isinstance(one, HeardUtterance):
+            wanted, span = needs.of_utterance(segments.speech_ms(one.channel)), one.span
+            segments.add(one.channel, span)
+            audio = one.audio.astype("<i2").tobytes()
+            utterance = Utterance("c", one.channel, span.start_sample, span.end_sample, 8000, audio, *wanted)
+            call.add(utterance, extract(models, utterance, call.wants_language(utterance)).languages)
+    return (time.thread_time() - began_s) / seconds
+
+
+class Callers:
+    """Keeps so many calls going; knows when each chunk was sent."""
+
+    def __init__(self, settings: Settings, track: Track, calls: int, seconds: float) -> None:
+        self._settings, self._track, self._calls, self._seconds = settings, track, calls, seconds
+        self._numbers = itertools.count()
+        self.sent_ms: dict[tuple[int, int], int] = {}
+
+    async def keep_going(self, until_s: float) -> None:
+        """Calls on each line, one after the other, until that time."""
+        options = aiokafka_options(self._settings)
+        async with AIOKafkaProducer(**options, enable_idempotence=True) as self._producer:
+            begins_s = [time.monotonic() + self._seconds * line / self._calls for line in range(self._calls)]
+            await asyncio.gather(*(self._line(begin_s, until_s) for begin_s in begins_s))
+
+    async def _line(self, begin_s: float, until_s: float) -> None:
+        while begin_s < until_s:
+            await asyncio.sleep(max(0.0, begin_s - time.monotonic()))
+            begin_s = await self._call(begin_s, until_s)
+
+    async def _call(self, begin_s: float, until_s: float) -> float:
+        number, step = next(self._numbers), 8 * CHUNK_MS
+        frames = self._track.of_call(number, self._seconds)
+        starts = range(0, len(frames), step)
+        for sequence, at in enumerate(starts):
+            due_s = begin_s + (at + step) / 8000
+            if due_s > until_s:
+                return until_s
+            await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+            headers = chunk_headers(FORMAT, sequence, at * FORMAT.frame_bytes, end=at == starts[-1])
+            chunk = frames[at : at + step].astype("<i2").tobytes()
+            sent = await self._producer.send("media", chunk, key=f"call-{number}".encode(), headers=list(headers))
+            sent.add_done_callback(self._note)
+        return begin_s + self._seconds
+
+    def _note(self, sent: asyncio.Future[Any]) -> None:
+        self.sent_ms[sent.result().partition, sent.result().offset] = sent.result().timestamp
+
+
+class Measured(NamedTuple):
+    """Latencies in ms of each technology, and what the worker used."""
+
+    latency_ms: dict[Technology, list[float]]
+    core_share: float
+    usage: Usage
+
+
+async def latencies_ms(
+    settings: Settings, sent_ms: dict[tuple[int, int], int], window_ms: tuple[float, float]
+) -> dict[Technology, list[float]]:
+    """Of every partial result whose chunk was sent in that time."""
+    heard: dict[str, Print] = {}
+    for record in await all_records(settings, "prints"):
+        one = _PRINT.decode(record.value or b"")
+        if isinstance(one, Print):
+            heard[f"prints/{record.partition}/{record.offset}"] = one
+    found: dict[Technology, list[float]] = defaultdict(list)
+    closed_ms: dict[tuple[str, int, int], int] = {}
+    later: list[tuple[Technology, Print, int]] = []
+    for record in await all_records(settings, "results"):
+        transition, source = _RESULT.decode(record.value or b""), dict(record.headers)["source"].decode()
+        if isinstance(transition.partial, msgspec.UnsetType):
+            continue
+        if source in heard:
+            later.append((transition.technology, heard[source], record.timestamp))
+        elif transition.technology is VAD and (at := _place(source)) in sent_ms:
+            _note_closed(closed_ms, transition, sent_ms[at])
+            found[VAD] += _within(sent_ms[at], record.timestamp, window_ms)
+    for technology, one, answered_ms in later:
+        sent = closed_ms.get((one.call_id, one.channel, round(one.end_sample / 8)))
+        found[technology] += [] if sent is None else _within(sent, answered_ms, window_ms)
+    return found
+
+
+def _place(source: str) -> tuple[int, int]:
+    _, partition, offset = source.rsplit("/", 2)
+    return int(partition), int(offset)
+
+
+def _note_closed(closed_ms: dict[tuple[str, int, int], int], transition: Transition, sent_ms: int) -> None:
+    call_id = str(transition.call_id)
+    for channel in msgspec.convert(transition.partial, VadResult).channels:
+        if channel.segments:
+            closed_ms.setdefault((call_id, channel.channel_number, round(channel.segments[-1].end_time * 1000)), sent_ms)
+
+
+def _within(sent_ms: float, answered_ms: float, window_ms: tuple[float, float]) -> list[float]:
+    return [answered_ms - sent_ms] if window_ms[0] <= sent_ms < window_ms[1] else []
+
+
+async def run(settings: Settings, track: Track, calls: int, seconds: float, usage: Callable[[], Usage]) -> Measured:
+    """Fill up for the length of a call, then measure."""
+    await asyncio.sleep(WARM_UP_S)
+    callers = Callers(settings, track, calls, seconds)
+    began_s, epoch_ms = time.monotonic(), 1000 * time.time()
+    going = asyncio.ensure_future(callers.keep_going(began_s + seconds + MEASURED_S))
+    await asyncio.sleep(seconds)
+    before: Usage = usage()
+    await asyncio.sleep(MEASURED_S - 0.5)
+    after: Usage = usage()
+    await going
+    await asyncio.sleep(3.0)
+    window_ms = epoch_ms + 1000 * seconds, epoch_ms + 1000 * (seconds + MEASURED_S)
+    found = await latencies_ms(settings, callers.sent_ms, window_ms)
+    return Measured(found, (after.cpu_s - before.cpu_s) / (MEASURED_S - 0.5), after)
+
+
+def measure(settings: Settings, track: Track, calls: int, seconds: float) -> Measured:
+    """A broker, a worker, and so many calls."""
+    with tempfile.TemporaryDirectory() as name, EmbeddedBroker(settings.cache_dir) as broker:
+        here = msgspec.structs.replace(settings, broker=broker.bootstrap)
+        asyncio.run(create_topics(here))
+        with pinned_worker(here, Path(name)) as usage:
+            return asyncio.run(run(here, track, calls, seconds, usage))
+
+
+def shown(values: list[float]) -> str:
+    """p50 and p99."""
+    return " / ".join(f"{value:.0f}" for value in np.percentile(values, [50, 99])) if values else "none"
+
+
+def main() -> None:
+    """Measure more and more calls until they are too many."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    options = dict(one[2:].split("=") for one in sys.argv[1:] if one.startswith("--"))
+    seconds = float(options.get("seconds", 300))
+    steps = [int(one) for one in sys.argv[1:] if not one.startswith("--")] or STEPS
+    settings = load()
+    os.sched_setaffinity(0, set(range(1, os.cpu_count() or 1)) or {0})  # the worker has core 0 for itself
+    track = Track(settings)
+    limit = limit_cpu_s(settings, track, seconds)
+    print(describe())
+    print(f"calls of {seconds:.0f} s; without Kafka and Faust one core has the CPU for {1 / limit:.0f} of them (the limit)\n")
+    print("| calls | of the limit | CPU of the core | VAD p50 / p99 ms | voiceprint | gender | language | memory MB | borne |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for calls in steps:
+        found = measure(settings, track, calls, seconds)
+        tasks = VAD, Technology.VOICEPRINT_EXTRACTION, Technology.GENDER_IDENTIFICATION, Technology.LANGUAGE_IDENTIFICATION
+        lists = [found.latency_ms.get(task, []) for task in tasks]
+        is_borne = all(values and float(np.percentile(values, 99)) < LATEST_MS for values in lists)
+        cells = [f"{calls * limit:.0%}", f"{found.core_share:.0%}", *map(shown, lists), f"{found.usage.memory_mb:.0f}"]
+        print(f"| {calls} | {' | '.join(cells)} | {'yes' if is_borne else 'no'} |", flush=True)
+        if not is_borne:
+            break
+
+
+if __name__ == "__main__":
+    main()

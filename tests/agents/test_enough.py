@@ -1,0 +1,139 @@
+"""A channel that has said enough: what is made of the call then, and what is not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from pipeline.scoring.voiceprint import VoiceprintSum, decode, encode, unpack
+from schemas.stream import Print, PrintRecord, SpeechRecord, Utterance
+from tests.agents.conftest import OpenBench
+from tests.agents.test_chain import GENDER, LANGUAGE, VAD, VOICEPRINT, send
+from tests.harness import Bench, sample_audio
+
+ALL_SPEECH: dict[str, Any] = {"language_enough": 0.0, "voiceprint_enough_s": 0.0}
+ENOUGH: dict[str, Any] = {"language_enough": 0.9, "language_enough_s": 3.0, "voiceprint_enough_s": 6.0}
+
+
+async def heard(open_bench: OpenBench, changed: dict[str, Any], cuts: list[int] | None = None, **options: Any) -> Bench:
+    async with open_bench(**changed) as bench:
+        await send(bench, sample_audio(0, 40), cuts, options=json.dumps(options))
+    assert bench.dead_letters() == []
+    return bench
+
+
+def prints(bench: Bench) -> list[Print]:
+    records = [msgspec.msgpack.decode(one.value or b"", type=PrintRecord) for one in bench.log["prints"]]
+    return [one for one in records if isinstance(one, Print)]
+
+
+def utterances(bench: Bench) -> list[Utterance]:
+    records = [msgspec.msgpack.decode(one.value or b"", type=SpeechRecord) for one in bench.log["speech"]]
+    return [one for one in records if isinstance(one, Utterance)]
+
+
+def partials(bench: Bench, technology: str) -> int:
+    return sum("partial" in one for one in bench.transitions()["call-1", technology])
+
+
+async def test_behind_what_is_enough_nothing_is_extracted(open_bench: OpenBench) -> None:
+    every, bench = await heard(open_bench, ALL_SPEECH), await heard(open_bench, ENOUGH)
+    assert bench.final("call-1", VAD) == every.final("call-1", VAD)
+    assert len(prints(bench)) == len(utterances(bench)) == len(prints(every)) == partials(bench, VAD)
+    for channel in (0, 1):
+        kept, all_of = ([one for one in prints(each) if one.channel == channel] for each in (bench, every))
+        before_s = 0.0
+        for one, whole in zip(kept, all_of, strict=True):
+            assert one.voiceprint == (whole.voiceprint if before_s < 6.0 else None)
+            assert one.languages in (whole.languages, None)
+            before_s += one.speech_s
+        identified = [one.languages is not None for one in kept]
+        assert identified == sorted(identified, reverse=True)
+        assert sum(one.speech_s for one in kept if one.languages is not None) >= 3.0
+        assert not all(identified)
+
+
+async def test_a_language_is_identified_until_it_is_known(open_bench: OpenBench) -> None:
+    """The last partial result is as sure as was asked for, and none before it of as much speech is."""
+    bench = await heard(open_bench, ENOUGH)
+    for number in (0, 1):
+        said = [one["partial"]["channels"][number] for one in bench.transitions()["call-1", LANGUAGE] if "partial" in one]
+        last = bench.final("call-1", LANGUAGE)["result"]["channels"][number]
+        assert said[-1] == last
+        assert last["speech_length"] >= 3.0
+        assert last["scores"][0]["probability"] >= 0.9
+        before = [one for one in said if one["speech_length"] < last["speech_length"] and one["scores"]]
+        assert all(one["speech_length"] < 3.0 or one["scores"][0]["probability"] < 0.9 for one in before)
+
+
+async def test_a_channel_that_is_never_sure_is_identified_to_its_end(open_bench: OpenBench) -> None:
+    every = await heard(open_bench, ALL_SPEECH)
+    bench = await heard(open_bench, {**ALL_SPEECH, "language_enough": 0.9, "language_enough_s": 600.0})
+    assert bench.values() == every.values()
+
+
+async def test_a_successor_goes_on_with_what_is_identified_already(open_bench: OpenBench) -> None:
+    """It is killed behind each record in turn: its successor reads the call from its begin, and says nothing else."""
+    once = await heard(open_bench, ENOUGH)
+    spoken = once.log["speech"]
+    for killed_at in range(1, len(spoken)):
+        async with open_bench(**ENOUGH) as bench:
+            for record in spoken[:killed_at]:
+                await bench.produce("speech", record.key, record.value)
+            frame = next(one for one in bench.frames if one.stage.name == "extraction")
+            assert frame.acknowledged["speech"] == []
+            frame.stage.forget()
+            frame.order.clear()
+            for record in spoken:
+                await bench.produce("speech", record.key, record.value)
+            assert [one.value for one in bench.log["prints"]] == [one.value for one in once.log["prints"]]
+            assert len(frame.acknowledged["speech"]) == len(spoken)
+
+
+async def test_results_say_how_much_speech_they_are_from(open_bench: OpenBench) -> None:
+    bench = await heard(open_bench, ENOUGH)
+    channels = bench.final("call-1", VOICEPRINT)["result"]["channels"]
+    for number, channel in enumerate(channels):
+        total = VoiceprintSum()
+        for one in prints(bench):
+            if one.channel == number and one.voiceprint is not None:
+                total.add(unpack(one.voiceprint))
+        assert channel["voiceprint"] == encode(total.merged())
+        assert channel["speech_length"] == pytest.approx(decode(channel["voiceprint"]).speech_s, abs=0.001)
+        identified = sum(one.speech_s for one in prints(bench) if one.channel == number and one.languages is not None)
+        assert bench.final("call-1", LANGUAGE)["result"]["channels"][number]["speech_length"] == round(identified, 3)
+    lengths = [
+        [one["speech_length"] for one in bench.final("call-1", task)["result"]["channels"]] for task in (VOICEPRINT, GENDER)
+    ]
+    assert lengths[0] == lengths[1]
+
+
+async def test_an_utterance_makes_a_partial_result_of_each_task_that_it_is_wanted_for(open_bench: OpenBench) -> None:
+    bench = await heard(open_bench, ENOUGH)
+    assert partials(bench, LANGUAGE) == sum(one.languages is not None for one in prints(bench))
+    assert partials(bench, VOICEPRINT) == partials(bench, GENDER) == sum(one.voiceprint is not None for one in prints(bench))
+    assert 0 < partials(bench, LANGUAGE) < partials(bench, VAD)
+    assert 0 < partials(bench, VOICEPRINT) < partials(bench, VAD)
+
+
+async def test_an_exhaustive_call_is_heard_to_its_end(open_bench: OpenBench) -> None:
+    every, bench = await heard(open_bench, ALL_SPEECH), await heard(open_bench, ENOUGH, exhaustive=True)
+    assert bench.values() == every.values()
+
+
+async def test_how_a_call_was_cut_does_not_change_what_is_enough(open_bench: OpenBench) -> None:
+    once, again = await heard(open_bench, ENOUGH), await heard(open_bench, ENOUGH, [11, 70_001, 200_003, 333_333])
+    assert [one.value for one in again.log["prints"]] == [one.value for one in once.log["prints"]]
+
+
+@pytest.mark.parametrize("technologies", [[VAD], [VAD, LANGUAGE], [GENDER]])
+async def test_models_that_no_task_needs_hear_nothing(open_bench: OpenBench, technologies: list[str]) -> None:
+    every, bench = await heard(open_bench, ALL_SPEECH), await heard(open_bench, ALL_SPEECH, technologies=technologies)
+    assert bool(utterances(bench)) == (technologies != [VAD])
+    assert all((one.voiceprint is not None) == (GENDER in technologies) for one in prints(bench))
+    assert all((one.languages is not None) == (LANGUAGE in technologies) for one in prints(bench))
+    for technology in technologies:
+        assert bench.final("call-1", technology)["result"] == every.final("call-1", technology)["result"]
