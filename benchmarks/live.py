@@ -57,6 +57,7 @@ WARM_UP_S = 15.0
 LATEST_MS = 500.0
 FORMAT = AudioFormat(sample_rate_hz=8000, channels=2)
 _RESULT = msgspec.json.Decoder(Transition)
+_SEGMENTS = msgspec.json.Decoder(VadResult)
 _PRINT: msgspec.msgpack.Decoder[PrintRecord] = msgspec.msgpack.Decoder(PrintRecord)
 
 
@@ -181,7 +182,7 @@ def _place(source: str) -> tuple[int, int]:
 
 def _note_closed(closed_ms: dict[tuple[str, int, int], int], transition: Transition, sent_ms: int) -> None:
     call_id = str(transition.call_id)
-    for channel in msgspec.convert(transition.partial, VadResult).channels:
+    for channel in _SEGMENTS.decode(transition.partial).channels:
         if channel.segments:
             closed_ms.setdefault((call_id, channel.channel_number, round(channel.segments[-1].end_time * 1000)), sent_ms)
 
