@@ -19,7 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -182,7 +182,7 @@ def _place(source: str) -> tuple[int, int]:
 
 def _note_closed(closed_ms: dict[tuple[str, int, int], int], transition: Transition, sent_ms: int) -> None:
     call_id = str(transition.call_id)
-    for channel in _SEGMENTS.decode(transition.partial).channels:
+    for channel in _SEGMENTS.decode(cast(msgspec.Raw, transition.partial)).channels:
         if channel.segments:
             closed_ms.setdefault((call_id, channel.channel_number, round(channel.segments[-1].end_time * 1000)), sent_ms)
 

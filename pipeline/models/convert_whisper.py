@@ -11,6 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from pipeline.models.errors import ModelError
+from pipeline.models.signed_weights import make_signed
 
 START_TOKEN = 50_258
 LANGUAGE_TOKENS = range(50_259, 50_358)  # of the multilingual vocabulary; the same for tiny, base and small
@@ -35,6 +36,7 @@ def convert_encoder(model: onnx.ModelProto) -> onnx.ModelProto:
     add.input[:] = [signal, "positions_used"]
     _keep_outputs(graph, "last_hidden_state")
     _drop_unused(graph)
+    make_signed(graph)
     onnx.checker.check_model(model)
     return model
 

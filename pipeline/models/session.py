@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -26,10 +28,23 @@ def open_session(path: Path | str) -> InferenceSession:
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.log_severity_level = 3
+    if not _multiplies_signed_bytes():
+        # else products of unsigned and signed bytes are cut off at 16 bits where there are no instructions for them
+        options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 (onnxruntime's exceptions have no base class of their own)
         raise ModelError(f"model file {path} cannot be opened: {_first_line(error)}; fetch the models again") from None
+
+
+@functools.cache
+def _multiplies_signed_bytes() -> bool:
+    """Whether the processor has VNNI, or is none of x86, where nothing is cut off."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    info = Path("/proc/cpuinfo")
+    flags = next((line for line in info.read_text().splitlines() if line.startswith("flags")), "") if info.exists() else ""
+    return "vnni" in flags
 
 
 class Session:
