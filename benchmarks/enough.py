@@ -28,10 +28,10 @@ from pipeline.accuracy.language_trials import Listener, Posteriors, trials
 from pipeline.accuracy.manifest import Clip
 from pipeline.accuracy.sessions import Condition, Session, chosen_clips, extractor, merged
 from pipeline.models.language import LABELS, MASKED_BY_DEFAULT
-from pipeline.scoring.calibration import comparison_llr
 from pipeline.scoring.language_calibration import calibration_of
 from pipeline.scoring.language_scorer import LanguageScorer
 from pipeline.scoring.languages import LanguageEvidence
+from pipeline.scoring.llr_matrix import comparison_llr
 from pipeline.scoring.voiceprint import Voiceprint
 from pipeline.settings import Settings, default_cache_dir
 from schemas.media import CallOptions

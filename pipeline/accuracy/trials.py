@@ -13,7 +13,7 @@ from pipeline.accuracy import measures
 from pipeline.accuracy.evaluation import Cell, Options
 from pipeline.accuracy.intervals import measured
 from pipeline.accuracy.sessions import Sample
-from pipeline.scoring.calibration import comparison_llr
+from pipeline.scoring.llr_matrix import comparison_llr
 
 Float64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

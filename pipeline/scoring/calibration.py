@@ -105,9 +105,9 @@ def _weights(name: str) -> bytes:
     return resources.files("pipeline.scoring").joinpath("weights", f"{name}.json").read_bytes()
 
 
-def silent(voiceprints: Sequence[Voiceprint]) -> npt.NDArray[np.bool_]:
-    """Which of them say nothing of a voice (n,): no speech, or an embedding that is all zeros."""
-    matrix = np.stack([one.embedding for one in voiceprints])
+def silent(voiceprints: Sequence[Voiceprint], matrix: Float32 | None = None) -> npt.NDArray[np.bool_]:
+    """Which of them say nothing of a voice (n,): no speech, or an embedding that is all zeros. `matrix` are the embeddings."""
+    matrix = np.stack([one.embedding for one in voiceprints]) if matrix is None else matrix
     whole = matrix[:, :SPEAKER_DIMENSION].any(axis=1) & matrix[:, SPEAKER_DIMENSION:].any(axis=1)
     spoken: npt.NDArray[np.bool_] = np.array([one.speech_s > 0 for one in voiceprints]) & whole
     return np.logical_not(spoken)
@@ -149,24 +149,6 @@ def _mixed(means: BandMeans[list[float]], narrow: Float32) -> Float32:
     share = narrow[:, np.newaxis]
     mixed: Float32 = (1 - share) * np.array(means.wide, np.float32) + share * np.array(means.telephone, np.float32)
     return mixed
-
-
-def comparison_llr(a: Sequence[Voiceprint], b: Sequence[Voiceprint], backend: ComparisonBackend | None = None) -> Float32:
-    """Same speaker against another: m voiceprints and n -> float32 (n, m), rows are b; 0 where one says nothing of a voice.
-
-    The same pair may differ by 1e-4 in lists of other lengths: the order in which a matrix product sums depends on its shape.
-    """
-    backend = backend or built_in_comparison()
-    speaker, voice, short, short_speaker, short_voice, narrow, both_narrow = (np.float32(one) for one in backend.weights)
-    columns, rows = side(a, backend), side(b, backend)
-    u = rows.short[:, np.newaxis] + columns.short
-    llr: Float32 = rows.speaker @ columns.speaker.T * (speaker + short_speaker * u)
-    llr += rows.voice @ columns.voice.T * (voice + short_voice * u)
-    llr += short * u + np.float32(backend.bias)
-    llr += narrow * (rows.narrow[:, np.newaxis] + columns.narrow) + both_narrow * np.outer(rows.narrow, columns.narrow)
-    llr[rows.silent] = 0.0
-    llr[:, columns.silent] = 0.0
-    return llr
 
 
 def _unit_rows(matrix: Float32) -> Float32:

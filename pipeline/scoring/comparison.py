@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.scoring.calibration import ComparisonBackend, comparison_llr
+from pipeline.scoring.calibration import ComparisonBackend
+from pipeline.scoring.llr_matrix import comparison_llr
 from pipeline.scoring.voiceprint import Voiceprint
 from schemas.results import ScoreMatrix
 

@@ -18,10 +18,11 @@ def product(weights: np.ndarray, zero_point: np.ndarray, *, shared: bool = False
     if shared:
         nodes.append(helper.make_node("Identity", ["w"], ["copy"]))
         outputs.append(helper.make_tensor_value_info("copy", TensorProto.UINT8, None))
+    inputs = [helper.make_tensor_value_info(name, TensorProto.UINT8, None) for name in ("x", "xz")]
     graph = helper.make_graph(
         nodes,
         "product",
-        [helper.make_tensor_value_info("x", TensorProto.UINT8, None), helper.make_tensor_value_info("xz", TensorProto.UINT8, [])],
+        inputs,
         outputs,
         [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(zero_point, "wz")],
     )
@@ -38,10 +39,11 @@ def test_products_stay_the_same(seed: int, of_x: int, of_weights: int) -> None:
     weights = generator.integers(0, 256, (5, 7)).astype(np.uint8)
     model = product(weights, np.array(of_weights, np.uint8))
     feed = {"x": generator.integers(0, 256, (3, 5)).astype(np.uint8), "xz": np.array(of_x, np.uint8)}
-    before = ReferenceEvaluator(model).run(None, feed)
+    (before,) = ReferenceEvaluator(model).run(None, feed)
     make_signed(model.graph)
     assert types(model) == {TensorProto.INT8}
-    np.testing.assert_array_equal(ReferenceEvaluator(model).run(None, feed)[0], before[0])
+    (after,) = ReferenceEvaluator(model).run(None, feed)
+    np.testing.assert_array_equal(after, before)
 
 
 def test_weights_that_are_used_elsewhere_too_stay_as_they_are() -> None:

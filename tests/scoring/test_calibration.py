@@ -23,12 +23,12 @@ from pipeline.scoring.calibration import (
     Provenance,
     built_in_comparison,
     built_in_gender,
-    comparison_llr,
     gender_llr,
     side,
 )
 from pipeline.scoring.extraction import voiceprint_of
 from pipeline.scoring.gender import gender_scores
+from pipeline.scoring.llr_matrix import comparison_llr
 from pipeline.scoring.profile import Profile, ProfileError, load_profile
 from pipeline.scoring.voiceprint import EMPTY, SPEAKER_DIMENSION, VOICE_DIMENSION, Voiceprint, from_embeddings
 from pipeline.settings import default_cache_dir
