@@ -44,8 +44,9 @@ faults: setup test-tools ## disturb everything for two hours: kills, cuts, bounc
 	@CALLSTREAM_FAULTS=long CALLSTREAM_FAULTS_REPORT=$(FAULTS_REPORT) $(BIN)/python -m pytest tests/faults -v $(FAULTS_ARGS); \
 	  status=$$?; $(BIN)/python -m tests.faults.table $(FAULTS_REPORT); exit $$status
 
-bench: setup ## measure what a call costs, voice activity detection, the query service, tasks over HTTP, recovery, and profiles
-	@for each in chain vad query starting recovery calibration; do $(SAY) "benchmarks.$$each"; $(BIN)/python -m benchmarks.$$each; done
+bench: setup ## measure what calls cost and how many a core bears, against peers and limits, into build/ (BENCH_ARGS="live vad")
+	@$(BIN)/python -m pip show -q sherpa-onnx 2>/dev/null || { $(SAY) "installing sherpa-onnx, a peer"; $(PIP) -q sherpa-onnx; }
+	@$(BIN)/python -m benchmarks.everything $(BENCH_ARGS)
 
 accuracy: setup ## measure how good the answers are, into build/accuracy (ACCURACY_DATA=FOLDER ACCURACY_ARGS="--resamples 1000")
 	@if [ ! -e "$(ACCURACY_DATA)" ]; then $(SAY) "no folder $(ACCURACY_DATA): nothing measured;" \

@@ -1,9 +1,9 @@
 """How many live calls one core bears: paced calls through Kafka and the whole chain, until answers come too late.
 
-    python -m benchmarks.live [CALLS ...] [--seconds=300]
+    python -m benchmarks.live [CALLS ...] [--seconds=300] [--speech=0.4] [--chunk-ms=250]
 
-Two-channel calls at 8000 Hz, 40 % speech in each channel, of 5 minutes (--seconds), begin one after the other, so that at any
-time they are at every stage of a call; each that ends is followed by another. When the first has ended, a minute is measured:
+Two-channel calls at 8000 Hz, 40 % speech in each channel, of 5 minutes, begin one after the other, so that at any time they are
+at every stage of a call; each that ends is followed by another. When the first has ended, a minute is measured:
 latency is from the record timestamp of the chunk that closes an utterance to that of the partial result. A number of calls is
 borne when p99 of every technology is under 500 ms. The worker has core 0, the broker and the callers share the others. The
 limit that it is held against is the same audio through the same models without Kafka and Faust, which waits for nothing.
@@ -50,8 +50,6 @@ from schemas.tasks import Technology
 
 VAD = Technology.VOICE_ACTIVITY_DETECTION
 STEPS = (20, 40, 60, 80, 100, 120)
-SPEECH_SHARE = 0.4
-CHUNK_MS = 250
 MEASURED_S = 60.0
 WARM_UP_S = 15.0
 LATEST_MS = 500.0
@@ -61,33 +59,44 @@ _SEGMENTS = msgspec.json.Decoder(VadResult)
 _PRINT: msgspec.msgpack.Decoder[PrintRecord] = msgspec.msgpack.Decoder(PrintRecord)
 
 
+class Shape(NamedTuple):
+    """What calls are like: their length, the share of speech in each channel, and how much audio a record holds."""
+
+    seconds: float
+    speech: float
+    chunk_ms: int
+
+
 class Track:
     """Endless audio with as much speech as is wanted: the bundled call, again and again, with pauses."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, shape: Shape) -> None:
+        self.shape = shape
         frames = np.asarray(soundfile.read(sample_path(), dtype="int16", always_2d=True)[0], np.int16)
         self.silero = load_vad(settings.cache_dir, settings.manifest_path)
         heard = [one for one in self.listen(frames) if isinstance(one, HeardUtterance)]
         speech = sum(one.span.end_sample - one.span.start_sample for one in heard) / 2
-        pause = max(0, round(speech / SPEECH_SHARE) - len(frames))
+        pause = max(0, round(speech / shape.speech) - len(frames)) if shape.speech else 0
         self._frames: npt.NDArray[np.int16] = np.concatenate([frames, np.zeros((pause, 2), np.int16)])
+        if not shape.speech:
+            self._frames = np.zeros((8000, 2), np.int16)
 
     def listen(self, frames: npt.NDArray[np.int16]) -> Iterator[Any]:
         """What voice activity detection hears in a call, chunk by chunk."""
-        listener, step = CallListener(FORMAT, self.silero), 8 * CHUNK_MS
+        listener, step = CallListener(FORMAT, self.silero), 8 * self.shape.chunk_ms
         for at in range(0, len(frames), step):
             yield from listener.feed(frames[at : at + step].astype("<i2").tobytes())
         yield from listener.finish()
 
-    def of_call(self, number: int, seconds: float) -> npt.NDArray[np.int16]:
+    def of_call(self, number: int) -> npt.NDArray[np.int16]:
         """Another begin for each call."""
         begin = number * 7919 * 8 % len(self._frames)
-        return np.take(self._frames, range(begin, begin + round(seconds * 8000)), axis=0, mode="wrap")
+        return np.take(self._frames, range(begin, begin + round(self.shape.seconds * 8000)), axis=0, mode="wrap")
 
 
-def limit_cpu_s(settings: Settings, track: Track, seconds: float) -> float:
+def limit_cpu_s(settings: Settings, track: Track) -> float:
     """CPU seconds per second of call, without Kafka and Faust: detection, and the models on what is wanted."""
-    models, frames, needs = load_models(settings), track.of_call(0, seconds), needs_of(CallOptions(), settings)
+    models, frames, needs = load_models(settings), track.of_call(0), needs_of(CallOptions(), settings)
     segments = SegmentLog(FORMAT, 8000)
     call = ExtractionCall(CallBegin("c", 2, CallOptions(), ""), LanguageScorer(settings), PartitionOrder().issue(0, print))
     began_s = time.thread_time()
@@ -98,14 +107,14 @@ def limit_cpu_s(settings: Settings, track: Track, seconds: float) -> float:
             audio = one.audio.astype("<i2").tobytes()
             utterance = Utterance("c", one.channel, span.start_sample, span.end_sample, 8000, audio, *wanted)
             call.add(utterance, extract(models, utterance, call.wants_language(utterance)).languages)
-    return (time.thread_time() - began_s) / seconds
+    return (time.thread_time() - began_s) / track.shape.seconds
 
 
 class Callers:
     """Keeps so many calls going; knows when each chunk was sent."""
 
-    def __init__(self, settings: Settings, track: Track, calls: int, seconds: float) -> None:
-        self._settings, self._track, self._calls, self._seconds = settings, track, calls, seconds
+    def __init__(self, settings: Settings, track: Track, calls: int) -> None:
+        self._settings, self._track, self._calls, self._seconds = settings, track, calls, track.shape.seconds
         self._numbers = itertools.count()
         self.sent_ms: dict[tuple[int, int], int] = {}
 
@@ -122,8 +131,8 @@ class Callers:
             begin_s = await self._call(begin_s, until_s)
 
     async def _call(self, begin_s: float, until_s: float) -> float:
-        number, step = next(self._numbers), 8 * CHUNK_MS
-        frames = self._track.of_call(number, self._seconds)
+        number, step = next(self._numbers), 8 * self._track.shape.chunk_ms
+        frames = self._track.of_call(number)
         starts = range(0, len(frames), step)
         for sequence, at in enumerate(starts):
             due_s = begin_s + (at + step) / 8000
@@ -191,16 +200,16 @@ def _within(sent_ms: float, answered_ms: float, window_ms: tuple[float, float]) 
     return [answered_ms - sent_ms] if window_ms[0] <= sent_ms < window_ms[1] else []
 
 
-async def run(settings: Settings, track: Track, calls: int, seconds: float, usage: Callable[[], Usage]) -> Measured:
+async def run(settings: Settings, track: Track, calls: int, usage: Callable[[], Usage]) -> Measured:
     """Fill up for the length of a call, then measure."""
     await asyncio.sleep(WARM_UP_S)
-    callers = Callers(settings, track, calls, seconds)
+    callers, seconds = Callers(settings, track, calls), track.shape.seconds
     began_s, epoch_ms = time.monotonic(), 1000 * time.time()
     going = asyncio.ensure_future(callers.keep_going(began_s + seconds + MEASURED_S))
     await asyncio.sleep(seconds)
-    before: Usage = usage()
+    before = usage()
     await asyncio.sleep(MEASURED_S - 0.5)
-    after: Usage = usage()
+    after = usage()
     await going
     await asyncio.sleep(3.0)
     window_ms = epoch_ms + 1000 * seconds, epoch_ms + 1000 * (seconds + MEASURED_S)
@@ -208,13 +217,13 @@ async def run(settings: Settings, track: Track, calls: int, seconds: float, usag
     return Measured(found, (after.cpu_s - before.cpu_s) / (MEASURED_S - 0.5), after)
 
 
-def measure(settings: Settings, track: Track, calls: int, seconds: float) -> Measured:
+def measure(settings: Settings, track: Track, calls: int) -> Measured:
     """A broker, a worker, and so many calls."""
     with tempfile.TemporaryDirectory() as name, EmbeddedBroker(settings.cache_dir) as broker:
         here = msgspec.structs.replace(settings, broker=broker.bootstrap)
         asyncio.run(create_topics(here))
         with pinned_worker(here, Path(name)) as usage:
-            return asyncio.run(run(here, track, calls, seconds, usage))
+            return asyncio.run(run(here, track, calls, usage))
 
 
 def shown(values: list[float]) -> str:
@@ -226,25 +235,32 @@ def main() -> None:
     """Measure more and more calls until they are too many."""
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     options = dict(one[2:].split("=") for one in sys.argv[1:] if one.startswith("--"))
-    seconds = float(options.get("seconds", 300))
+    shape = Shape(float(options.get("seconds", 300)), float(options.get("speech", 0.4)), int(options.get("chunk-ms", 250)))
     steps = [int(one) for one in sys.argv[1:] if not one.startswith("--")] or STEPS
     settings = load()
     os.sched_setaffinity(0, set(range(1, os.cpu_count() or 1)) or {0})  # the worker has core 0 for itself
-    track = Track(settings)
-    limit = limit_cpu_s(settings, track, seconds)
+    track = Track(settings, shape)
+    limit = limit_cpu_s(settings, track)
     print(describe())
-    print(f"calls of {seconds:.0f} s; without Kafka and Faust one core has the CPU for {1 / limit:.0f} of them (the limit)\n")
+    print(
+        f"calls of {shape.seconds:.0f} s, {shape.speech:.0%} speech in each channel, records of {shape.chunk_ms} ms; ", end=""
+    )
+    print(f"without Kafka and Faust one core has the CPU for {1 / limit:.0f} of them (the limit)\n")
     print("| calls | of the limit | CPU of the core | VAD p50 / p99 ms | voiceprint | gender | language | memory MB | borne |")
     print("|---|---|---|---|---|---|---|---|---|")
     for calls in steps:
-        found = measure(settings, track, calls, seconds)
-        tasks = VAD, Technology.VOICEPRINT_EXTRACTION, Technology.GENDER_IDENTIFICATION, Technology.LANGUAGE_IDENTIFICATION
-        lists = [found.latency_ms.get(task, []) for task in tasks]
-        is_borne = all(values and float(np.percentile(values, 99)) < LATEST_MS for values in lists)
-        cells = [f"{calls * limit:.0%}", f"{found.core_share:.0%}", *map(shown, lists), f"{found.usage.memory_mb:.0f}"]
-        print(f"| {calls} | {' | '.join(cells)} | {'yes' if is_borne else 'no'} |", flush=True)
-        if not is_borne:
+        if not report(calls, limit, measure(settings, track, calls)):
             break
+
+
+def report(calls: int, limit: float, found: Measured) -> bool:
+    """Print a row; whether so many calls are borne."""
+    tasks = VAD, Technology.VOICEPRINT_EXTRACTION, Technology.GENDER_IDENTIFICATION, Technology.LANGUAGE_IDENTIFICATION
+    lists = [found.latency_ms.get(task, []) for task in tasks]
+    is_borne = all(not values or float(np.percentile(values, 99)) < LATEST_MS for values in lists)
+    cells = [f"{calls * limit:.0%}", f"{found.core_share:.0%}", *map(shown, lists), f"{found.usage.memory_mb:.0f}"]
+    print(f"| {calls} | {' | '.join(cells)} | {'yes' if is_borne else 'no'} |", flush=True)
+    return is_borne
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pipeline.accuracy.calibrate_command import calibrate
 from pipeline.accuracy.command import evaluate
 from pipeline.connection import check
 from pipeline.letters_command import dead_letters
+from pipeline.planning_command import plan
 from pipeline.query.keys_command import keys
 from pipeline.settings import Settings, SettingsError, describe, load
 
@@ -177,6 +178,7 @@ def watch(settings: Settings, call_id: str | None, as_json: bool) -> None:
 main.add_command(dead_letters)
 main.add_command(evaluate)
 main.add_command(calibrate)
+main.add_command(plan)
 
 
 @main.group()

@@ -78,6 +78,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_call_s: Annotated[float, Meta(gt=0, le=604_800, description="longest call")] = 43_200.0
     in_flight: Annotated[int, Meta(ge=1, le=1024, description="records in work at once in each agent")] = 32
     inference_threads: Annotated[int, Meta(ge=1, le=256, description="threads for model inference in each worker")] = 2
+    inference_provider: Annotated[
+        str, Meta(pattern="^(cpu|cuda)$", description="where extraction's models run: cpu, or cuda with onnxruntime-gpu")
+    ] = "cpu"
     grace_period_s: Annotated[float, Meta(gt=0, le=3600, description="time to finish work in flight after SIGTERM")] = 30.0
     session_timeout_s: Annotated[
         float, Meta(ge=6, le=300, description="silence after which Kafka gives a worker's partitions to others")

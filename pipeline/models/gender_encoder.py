@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.models.features import HOP_SAMPLES, SAMPLE_RATE_HZ, mel_power
-from pipeline.models.session import Session
+from pipeline.models.session import Provider, Session
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -32,9 +32,10 @@ class VoiceEncoder:
         input_name: str = "features",
         output_name: str = "embedding",
         level_dbfs: float | None = LEVEL_DBFS,
+        provider: Provider = Provider.CPU,
     ) -> None:
         """Open the converted model. Audio is brought to `level_dbfs` (None leaves its level). Raises ModelError."""
-        self._session = Session(path, input_name, output_name)
+        self._session = Session(path, input_name, output_name, provider)
         self._bins = bins
         self._level_dbfs = level_dbfs
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.models.features import HOP_SAMPLES, SAMPLE_RATE_HZ, whisper_log_mel
-from pipeline.models.session import Session
+from pipeline.models.session import Provider, Session
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -42,10 +42,11 @@ class LanguageIdentifier:
         bins: int = 80,
         encoder_names: tuple[str, str] = ("input_features", "last_hidden_state"),
         decoder_names: tuple[str, str] = ("encoder_hidden_states", "language_logits"),
+        provider: Provider = Provider.CPU,
     ) -> None:
         """Open the converted models, with the names of each one's input and output. Raises ModelError."""
-        self._encoder = Session(encoder_path, *encoder_names)
-        self._decoder = Session(decoder_path, *decoder_names)
+        self._encoder = Session(encoder_path, *encoder_names, provider)
+        self._decoder = Session(decoder_path, *decoder_names, provider)
         self._bins = bins
 
     @property

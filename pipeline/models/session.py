@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import platform
 from collections.abc import Sequence
@@ -11,18 +12,38 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
-from onnxruntime.capi.onnxruntime_pybind11_state import SessionOptions
+from onnxruntime.capi.onnxruntime_pybind11_state import SessionOptions, get_available_providers
 
 from pipeline.models.errors import ModelError
 
 FloatArray = npt.NDArray[np.float32]
 
 
-def open_session(path: Path | str) -> InferenceSession:
-    """Open a model with one thread and without the arena. Raises ModelError when the file is missing or no model."""
+class Provider(enum.StrEnum):
+    """Where models run: onnxruntime's execution provider (https://onnxruntime.ai/docs/execution-providers/)."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+_NAMES = {Provider.CPU: "CPUExecutionProvider", Provider.CUDA: "CUDAExecutionProvider"}
+
+
+def _providers(provider: Provider) -> list[str]:
+    """The provider, and the CPU for what it cannot do. Raises ModelError when it is not there."""
+    if _NAMES[provider] not in get_available_providers():
+        raise ModelError(f"onnxruntime has no {_NAMES[provider]} here: install onnxruntime-gpu in its place")
+    return list(dict.fromkeys([_NAMES[provider], _NAMES[Provider.CPU]]))
+
+
+def open_session(path: Path | str, provider: Provider = Provider.CPU) -> InferenceSession:
+    """Open a model with one thread and without the arena.
+
+    Raises ModelError when the file is missing or no model, and when the provider is not there.
+    """
     if not Path(path).is_file():
         raise ModelError(f"model file {path} is missing; fetch the models")
-    options = SessionOptions()
+    providers, options = _providers(provider), SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False
@@ -32,7 +53,7 @@ def open_session(path: Path | str) -> InferenceSession:
         # else products of unsigned and signed bytes are cut off at 16 bits where there are no instructions for them
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # noqa: BLE001 (onnxruntime's exceptions have no base class of their own)
         raise ModelError(f"model file {path} cannot be opened: {_first_line(error)}; fetch the models again") from None
 
@@ -53,9 +74,9 @@ class Session:
     The arena would keep memory for every length of audio that it has met, and parallelism is had across utterances.
     """
 
-    def __init__(self, path: Path | str, input_name: str, output_name: str) -> None:
+    def __init__(self, path: Path | str, input_name: str, output_name: str, provider: Provider = Provider.CPU) -> None:
         """Open the model. Raises ModelError when the file is missing, is no model, or has other inputs or outputs."""
-        self._session = open_session(path)
+        self._session = open_session(path, provider)
         self._input = _named(input_name, self._session.get_inputs(), path)
         self._output = _named(output_name, self._session.get_outputs(), path)
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pipeline.models.features import KaldiFbank
 from pipeline.models.manifest import FeatureKind, Features
-from pipeline.models.session import Session
+from pipeline.models.session import Provider, Session
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -27,9 +27,10 @@ class SpeakerEncoder:
         features: Features = CAMPPLUS_FEATURES,
         input_name: str = "features",
         output_name: str = "embedding",
+        provider: Provider = Provider.CPU,
     ) -> None:
         """Open the converted model. Raises ModelError."""
-        self._session = Session(path, input_name, output_name)
+        self._session = Session(path, input_name, output_name, provider)
         self._features = features
         self._fbank = KaldiFbank(
             features.bins, features.window, features.frame_length_ms, features.frame_shift_ms, features.sample_rate_hz

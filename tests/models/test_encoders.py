@@ -9,11 +9,12 @@ import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnxruntime.capi.onnxruntime_pybind11_state import get_available_providers
 
 from pipeline.models.errors import ModelError
 from pipeline.models.gender_encoder import WINDOW_FRAMES, window_starts
 from pipeline.models.models import ModelSet
-from pipeline.models.session import Session
+from pipeline.models.session import Provider, Session
 from pipeline.models.verification import reference_signal
 
 FloatArray = npt.NDArray[np.float32]
@@ -118,3 +119,10 @@ def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:
 def test_wrong_names_say_which_there_are(models: ModelSet, cache_dir: Path) -> None:
     with pytest.raises(ModelError, match="has no 'fbank' but features"):
         Session(cache_dir / "models" / "campplus.onnx", "fbank", "embedding")
+
+
+def test_a_provider_that_is_not_there_is_said(cache_dir: Path) -> None:
+    if "CUDAExecutionProvider" in get_available_providers():
+        pytest.skip("onnxruntime has CUDA here")
+    with pytest.raises(ModelError, match="onnxruntime has no CUDAExecutionProvider here: install onnxruntime-gpu"):
+        ModelSet.load(cache_dir, "tiny", provider=Provider.CUDA)

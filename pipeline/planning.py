@@ -1,0 +1,111 @@
+"""How much of everything a number of live calls takes, computed from what was measured (docs/performance.md)."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from pipeline.topics import TOPICS
+
+_DAY_S = 86_400.0
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """What comes in. `speech` is the share of each channel's time, the length of a call in s."""
+
+    calls: int
+    speech: float = 0.4
+    call_s: float = 300.0
+    chunk_ms: int = 250
+    channels: int = 2
+    sample_rate_hz: int = 8000
+    bytes_per_sample: int = 2
+
+
+class Costs(msgspec.Struct, frozen=True, kw_only=True):
+    """CPU seconds, bytes and MB, as measured on a core of an AMD EPYC (Zen 4) with Python 3.11 and whisper-base.
+
+    Of a record: what a chunk costs that holds no speech, with decoding and webrtcvad. Of speech: seconds of one channel.
+    """
+
+    chunk_cpu_s: float = 0.0
+    detection_cpu_s: float = 0.0  # of a second of speech
+    voiceprint_cpu_s: float = 0.0  # of a second of speech
+    language_cpu_s: float = 0.0  # of a second of speech
+    utterance_cpu_s: float = 0.0  # records and partial results of one
+    utterance_s: float = 3.2
+    voiceprint_enough_s: float = 32.0  # of each channel; an utterance is not cut
+    language_enough_s: float = 20.0
+    chunk_bytes: float = 150.0  # beside the audio
+    print_bytes: float = 0.0
+    result_bytes: float = 0.0  # of all tasks, for an utterance
+    segment_bytes: float = 0.0  # in each later partial result of voice activity detection
+    snapshot_bytes: float = 0.0  # for a second of call
+    worker_mb: float = 0.0
+    call_mb: float = 0.0
+    most_load: float = 0.6  # of a core, where the last partial results come within half a second
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What it takes. Bytes are before compression; `disk_bytes` is what topics hold when the oldest records are deleted."""
+
+    cores: float
+    workers: int
+    partitions: int
+    worker_memory_mb: float
+    calls_per_worker: float
+    written_bytes_per_s: dict[str, float]  # by topic, without copies
+    broker_in_bytes_per_s: float
+    broker_out_bytes_per_s: float
+    disk_bytes: float
+
+
+def cpu_of_call(traffic: Traffic, costs: Costs) -> float:
+    """CPU seconds for a second of one call."""
+    spoken_s = traffic.speech * traffic.call_s
+    extracted_cpu_s = costs.voiceprint_cpu_s * min(spoken_s, costs.voiceprint_enough_s)
+    extracted_cpu_s += costs.language_cpu_s * min(spoken_s, costs.language_enough_s)
+    of_speech = costs.detection_cpu_s + costs.utterance_cpu_s / costs.utterance_s
+    of_channel = traffic.speech * of_speech + extracted_cpu_s / traffic.call_s
+    return costs.chunk_cpu_s * 1000 / traffic.chunk_ms + traffic.channels * of_channel
+
+
+def bytes_of_call(traffic: Traffic, costs: Costs) -> dict[str, float]:
+    """Bytes a second that a call writes to each topic."""
+    utterances_per_s = traffic.channels * traffic.speech / costs.utterance_s
+    rate_hz = min(traffic.sample_rate_hz, 16_000)
+    segments = utterances_per_s * traffic.call_s / 2  # that a partial result holds, on the average
+    return {
+        "media": traffic.channels * traffic.sample_rate_hz * traffic.bytes_per_sample
+        + costs.chunk_bytes * 1000 / traffic.chunk_ms,
+        "speech": traffic.channels * traffic.speech * rate_hz * 2,
+        "prints": utterances_per_s * costs.print_bytes,
+        "results": utterances_per_s * (costs.result_bytes + segments * costs.segment_bytes),
+        "snapshots": costs.snapshot_bytes,
+    }
+
+
+def plan(traffic: Traffic, costs: Costs = Costs(), copies: int = 3) -> Plan:  # noqa: B008 - frozen
+    """What so much traffic takes, with so many copies of each partition."""
+    cores = traffic.calls * cpu_of_call(traffic, costs) / costs.most_load
+    workers = max(1, math.ceil(cores))
+    written = {name: traffic.calls * rate for name, rate in bytes_of_call(traffic, costs).items()}
+    kept_s = {topic.name: (topic.retention_ms or 0) / 1000 for topic in TOPICS}
+    read = written["media"] + written["speech"] + 4 * written["prints"] + written["results"]
+    return Plan(
+        cores=round(cores, 2),
+        workers=workers,
+        partitions=_partitions(workers),
+        worker_memory_mb=round(costs.worker_mb + costs.call_mb * traffic.calls / workers),
+        calls_per_worker=round(traffic.calls / workers, 1),
+        written_bytes_per_s={name: round(rate) for name, rate in written.items()},
+        broker_in_bytes_per_s=round(copies * sum(written.values())),
+        broker_out_bytes_per_s=round(read + (copies - 1) * sum(written.values())),
+        disk_bytes=round(copies * sum(rate * kept_s[name] for name, rate in written.items())),
+    )
+
+
+def _partitions(workers: int) -> int:
+    """Four for each worker, so that what keys and rebalances leave uneven is a quarter of a worker's load; at least eight."""
+    return max(8, 4 * workers)

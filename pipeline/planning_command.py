@@ -1,0 +1,72 @@
+"""`callstream plan`: what a number of live calls takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from pipeline.planning import Plan
+
+_ENCODINGS = {"pcm_s16le": 2, "mulaw": 1, "alaw": 1}
+
+
+@click.command()
+@click.option("--calls", required=True, type=click.IntRange(1), help="Live calls at the busiest time.")
+@click.option("--speech", default=0.4, show_default=True, type=click.FloatRange(0, 1), help="Share of speech in each channel.")
+@click.option("--call-seconds", default=300.0, show_default=True, type=click.FloatRange(1), help="Length of a call.")
+@click.option("--chunk-ms", default=250, show_default=True, type=click.IntRange(20, 10_000), help="Audio in a record.")
+@click.option("--channels", default=2, show_default=True, type=click.IntRange(1, 8), help="Channels of a call.")
+@click.option("--sample-rate", default=8000, show_default=True, type=click.IntRange(8000, 48_000), help="Hz.")
+@click.option("--encoding", default="pcm_s16le", show_default=True, type=click.Choice(list(_ENCODINGS)), help="Of the audio.")
+@click.option("--copies", default=3, show_default=True, type=click.IntRange(1), help="Copies of each partition.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def plan(
+    calls: int,
+    speech: float,
+    call_seconds: float,
+    chunk_ms: int,
+    channels: int,
+    sample_rate: int,
+    encoding: str,
+    copies: int,
+    as_json: bool,
+) -> None:
+    """Compute workers, cores, memory, partitions, broker traffic and disk from what was measured (docs/performance.md)."""
+    import msgspec
+
+    from pipeline.planning import Traffic
+    from pipeline.planning import plan as planned
+
+    traffic = Traffic(
+        calls=calls,
+        speech=speech,
+        call_s=call_seconds,
+        chunk_ms=chunk_ms,
+        channels=channels,
+        sample_rate_hz=sample_rate,
+        bytes_per_sample=_ENCODINGS[encoding],
+    )
+    found = planned(traffic, copies=copies)
+    click.echo(msgspec.json.encode(found) if as_json else "\n".join(_lines(found, copies)))
+
+
+def _lines(found: Plan, copies: int) -> list[str]:
+    written = ", ".join(f"{name} {_bytes(rate)}/s" for name, rate in found.written_bytes_per_s.items())
+    return [
+        f"cores       {found.cores:g}, where results come within half a second",
+        f"workers     {found.workers} of one core and {found.worker_memory_mb:,.0f} MB, {found.calls_per_worker:g} calls each",
+        f"partitions  {found.partitions} of each topic (CALLSTREAM_PARTITIONS)",
+        f"topics      {written}",
+        f"brokers     {_bytes(found.broker_in_bytes_per_s)}/s in, {_bytes(found.broker_out_bytes_per_s)}/s out,"
+        f" {_bytes(found.disk_bytes)} on disk, {copies} copies, uncompressed",
+    ]
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.3g} {unit}" if count < 1000 else f"{count:,.0f} {unit}"
+        count /= 1000
+    raise AssertionError

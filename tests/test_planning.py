@@ -1,0 +1,68 @@
+"""The capacity planner: what grows with what, and that a plan is whole."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.cli import main
+from pipeline.planning import Costs, Plan, Traffic, bytes_of_call, cpu_of_call, plan
+from pipeline.topics import TOPICS
+
+COSTS = Costs()
+
+
+def test_every_constant_was_measured() -> None:
+    assert all(getattr(COSTS, name) > 0 for name in Costs.__struct_fields__)
+
+
+@given(st.integers(1, 100_000), st.floats(0, 1), st.floats(10, 7200))
+def test_a_cost_grows_in_a_straight_line_with_calls(calls: int, speech: float, call_s: float) -> None:
+    one, many = (plan(Traffic(calls=each, speech=speech, call_s=call_s)) for each in (calls, 10 * calls))
+    assert many.cores == pytest.approx(10 * one.cores, rel=0.01, abs=0.1)
+    assert many.disk_bytes == pytest.approx(10 * one.disk_bytes, rel=1e-6, abs=10)
+    for each in (one, many):
+        assert each.workers >= each.cores
+        assert each.partitions >= each.workers
+        assert each.calls_per_worker * each.workers >= 0.9 * calls
+
+
+@given(st.floats(0, 0.9), st.floats(10, 7200))
+def test_more_speech_costs_more_and_a_longer_call_less_a_second(speech: float, call_s: float) -> None:
+    now = Traffic(calls=1, speech=speech, call_s=call_s)
+    assert cpu_of_call(Traffic(calls=1, speech=speech + 0.1, call_s=call_s), COSTS) > cpu_of_call(now, COSTS)
+    assert cpu_of_call(Traffic(calls=1, speech=speech, call_s=2 * call_s), COSTS) <= cpu_of_call(now, COSTS)
+    assert bytes_of_call(now, COSTS)["speech"] <= bytes_of_call(now, COSTS)["media"]
+
+
+def test_what_is_written_goes_to_topics_that_there_are() -> None:
+    assert set(bytes_of_call(Traffic(calls=1), COSTS)) <= {topic.name for topic in TOPICS}
+
+
+def run(*arguments: str) -> str:
+    done = CliRunner().invoke(main, ["plan", *arguments])
+    assert done.exit_code == 0, done.stderr
+    return done.stdout
+
+
+def test_a_plan_is_said_in_words_and_as_json() -> None:
+    found = json.loads(run("--calls", "10000", "--speech", "0.4", "--json"))
+    assert set(found) == set(Plan.__struct_fields__)
+    assert found["workers"] > 10
+    lines = run("--calls", "10000", "--speech", "0.4").splitlines()
+    assert [line.split()[0] for line in lines] == ["cores", "workers", "partitions", "topics", "brokers"]
+    assert str(found["workers"]) in lines[1]
+
+
+def test_half_the_bytes_need_half_the_traffic() -> None:
+    whole, half = (json.loads(run("--calls", "50", "--encoding", one, "--json")) for one in ("pcm_s16le", "mulaw"))
+    assert half["written_bytes_per_s"]["media"] < 0.6 * whole["written_bytes_per_s"]["media"]
+    assert half["cores"] == whole["cores"]
+
+
+def test_calls_must_be_said() -> None:
+    assert CliRunner().invoke(main, ["plan"]).exit_code == 2
