@@ -24,6 +24,7 @@ from aiokafka import AIOKafkaProducer, ConsumerRecord
 from aiokafka.record.util import calc_crc32c
 
 from agents.call_stage import CallStage
+from agents.extraction import ExtractionStage
 from pipeline.blobs import FOLDER_NAME, LocalBlobs, open_blobs
 from pipeline.query.records import RecordInvalidError, read_change
 from pipeline.query.view import View, now_ms
@@ -126,15 +127,15 @@ async def put_bad(bench: Bench, bad: Bad) -> Record:
 
 
 async def end_everything(bench: Bench) -> None:
-    """An hour and a day later whatever call is open ends; on `prints` as its agent would end it."""
+    """An hour and a day later whatever call is open ends; on `speech` and `prints` as its agent would end it."""
     bench.clock_s += 25 * HOUR_S
     for key in sorted({record.key for record in bench.log["media"] if record.key}):
         await _put(bench, ("media", key, b"\0\0", (("sequence", b"0"), ("end", b"1"))))
-    for frame in bench.frames:
-        if isinstance(frame.stage, CallStage):
-            for call_id in sorted(frame.stage._calls):
+    for kind, topic in ((ExtractionStage, "speech"), (CallStage, "prints")):
+        for stage in [frame.stage for frame in bench.frames if isinstance(frame.stage, kind)]:
+            for call_id in sorted(stage._calls):
                 fault = msgspec.msgpack.encode(Fault(call_id, "the end"))
-                await _put(bench, ("prints", call_id.encode(errors="replace")[:1000], fault, ()))
+                await _put(bench, (topic, call_id.encode(errors="replace")[:1000], fault, ()))
 
 
 def good_values(bench: Bench) -> Values:
@@ -362,14 +363,14 @@ def _text_headers(message: Any, topic: str) -> tuple[tuple[str, bytes], ...]:
     return tuple((name, value) for name, value in message.headers() or [] if value is not None)
 
 
-def end_calls_on_prints(system: System) -> None:
+def end_calls(system: System) -> None:
     """Those that a bad record began have no agent that would end them."""
     for record in records_of(system, "speech") + records_of(system, "prints"):
         with contextlib.suppress(*UNDECODABLE):
             one = _DECODERS[record.topic].decode(record.value or b"")
             if isinstance(one, CallBegin) and not one.call_id.startswith("good-"):
                 fault = msgspec.msgpack.encode(Fault(one.call_id, "the end"))
-                produce_piece(system, ("prints", one.call_id.encode(), fault, ()))
+                produce_piece(system, (record.topic, one.call_id.encode(), fault, ()))
     assert system._producer.flush(30) == 0
 
 
@@ -419,7 +420,7 @@ def test_a_worker_and_a_query_service_outlive_bad_records(system: System, open_b
     url = wait_url(query)
     with Outcome(system) as outcome:
         wait_for_good(system, expected)
-        end_calls_on_prints(system)
+        end_calls(system)
         wait_for_no_lag(system, outcome)
     assert (worker.poll(), query.poll()) == (None, None)
     check_accounts(system)
