@@ -14,7 +14,7 @@ from typing import ParamSpec, TypeVar
 
 from agents.vad_call import VadCall, new_assembler
 from pipeline.audio.assembly import CallAssembler, Taken
-from pipeline.audio.listener import GridPoint, Heard
+from pipeline.audio.listener import CallListener, GridPoint, Heard
 from pipeline.delivery import Receipt, describe_error
 from pipeline.models.detector import load_vad
 from pipeline.options import OptionsError, check_channels, read_options
@@ -129,7 +129,13 @@ class VadStage:
             await self._publish(call.opened_records(self._spoken.end(call.place[1])))
             await self._publish(call.begin(source))
         if call.listener is not None and taken.audio:
-            await self._publish_heard(call, await self._compute(call.listener.feed, taken.audio), source)
+            await self._publish_heard(call, await self._hear(call.listener, taken.audio), source)
+
+    async def _hear(self, listener: CallListener, audio: bytes) -> Sequence[Heard]:
+        """A chunk of a live call is heard here and now: to hand it to a thread and back would take longer than to hear it."""
+        if len(audio) <= listener.format.bytes_per_s:
+            return listener.feed(audio)
+        return await self._compute(listener.feed, audio)
 
     async def _publish_heard(self, call: VadCall, heard: Sequence[Heard], source: str) -> None:
         for one in heard:

@@ -92,7 +92,7 @@ class CallListener:
         rate_hz = audio_format.sample_rate_hz
         self.rate_hz = analysis_rate_hz(rate_hz)
         self.blocks_heard = 0
-        self._format = audio_format
+        self.format = audio_format
         self._block_frames = rate_hz * BLOCK_MS // 1000
         self._block_samples = self.rate_hz * BLOCK_MS // 1000
         self._block = snapshot.first_block if snapshot else 0
@@ -167,5 +167,5 @@ class CallListener:
         self._grid_block = block
         kept_block = min(one.keep_from_sample for one in saved) // self._block_samples
         first = max(0, kept_block // GRID_BLOCKS * GRID_BLOCKS - 1)
-        position = first * self._block_frames * self._format.frame_bytes
+        position = first * self._block_frames * self.format.frame_bytes
         return GridPoint(block, first, position, [msgspec.msgpack.encode(one) for one in saved])
