@@ -24,26 +24,29 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
-    """CPU seconds, bytes and MB, as measured on a core of an AMD EPYC (Zen 4) with Python 3.11 and whisper-base.
+    """CPU seconds, bytes and MB, as measured on one core of an AMD EPYC with Python 3.11, whisper-base (docs/performance.md).
 
-    Of a record: what a chunk costs that holds no speech, with decoding and webrtcvad. Of speech: seconds of one channel.
+    A chunk's are without speech: its way through Kafka and Faust, decoding, webrtcvad. Speech is a second of one channel.
     """
 
-    chunk_cpu_s: float = 0.0
-    detection_cpu_s: float = 0.0  # of a second of speech
-    voiceprint_cpu_s: float = 0.0  # of a second of speech
-    language_cpu_s: float = 0.0  # of a second of speech
-    utterance_cpu_s: float = 0.0  # records and partial results of one
+    chunk_cpu_s: float = 0.00047
+    detection_cpu_s: float = 0.0010  # of a second of speech
+    voiceprint_cpu_s: float = 0.0197  # of a second of speech
+    language_cpu_s: float = 0.0173  # of a second of speech
+    utterance_cpu_s: float = 0.006  # its records and partial results
+    idle_cpu_s: float = 0.018  # of a worker without calls, a second
     utterance_s: float = 3.2
     voiceprint_enough_s: float = 32.0  # of each channel; an utterance is not cut
     language_enough_s: float = 20.0
-    chunk_bytes: float = 150.0  # beside the audio
-    print_bytes: float = 0.0
-    result_bytes: float = 0.0  # of all tasks, for an utterance
-    segment_bytes: float = 0.0  # in each later partial result of voice activity detection
-    snapshot_bytes: float = 0.0  # for a second of call
-    worker_mb: float = 0.0
-    call_mb: float = 0.0
+    chunk_bytes: float = 70.0  # beside the audio
+    print_bytes: float = 1060.0
+    detection_result_bytes: float = 400.0  # of an utterance, and for each segment before it
+    segment_bytes: float = 60.0
+    voiceprint_result_bytes: float = 3500.0  # voiceprint and gender
+    language_result_bytes: float = 6400.0
+    snapshot_bytes: float = 520.0  # of a second of call
+    worker_mb: float = 400.0
+    call_mb: float = 0.06
     most_load: float = 0.6  # of a core, where the last partial results come within half a second
 
 
@@ -73,22 +76,25 @@ def cpu_of_call(traffic: Traffic, costs: Costs) -> float:
 
 def bytes_of_call(traffic: Traffic, costs: Costs) -> dict[str, float]:
     """Bytes a second that a call writes to each topic."""
+    spoken_s, rate_hz = traffic.speech * traffic.call_s, min(traffic.sample_rate_hz, 16_000)
+    segments = spoken_s * traffic.channels / costs.utterance_s / 2  # that a partial result holds, on the average
+    result_bytes = costs.detection_result_bytes + segments * costs.segment_bytes
+    result_bytes += costs.voiceprint_result_bytes * min(1.0, costs.voiceprint_enough_s / max(spoken_s, 1.0))
+    result_bytes += costs.language_result_bytes * min(1.0, costs.language_enough_s / max(spoken_s, 1.0))
     utterances_per_s = traffic.channels * traffic.speech / costs.utterance_s
-    rate_hz = min(traffic.sample_rate_hz, 16_000)
-    segments = utterances_per_s * traffic.call_s / 2  # that a partial result holds, on the average
+    sent = traffic.channels * traffic.sample_rate_hz * traffic.bytes_per_sample
     return {
-        "media": traffic.channels * traffic.sample_rate_hz * traffic.bytes_per_sample
-        + costs.chunk_bytes * 1000 / traffic.chunk_ms,
+        "media": sent + costs.chunk_bytes * 1000 / traffic.chunk_ms,
         "speech": traffic.channels * traffic.speech * rate_hz * 2,
         "prints": utterances_per_s * costs.print_bytes,
-        "results": utterances_per_s * (costs.result_bytes + segments * costs.segment_bytes),
+        "results": utterances_per_s * result_bytes,
         "snapshots": costs.snapshot_bytes,
     }
 
 
 def plan(traffic: Traffic, costs: Costs = Costs(), copies: int = 3) -> Plan:  # noqa: B008 - frozen
     """What so much traffic takes, with so many copies of each partition."""
-    cores = traffic.calls * cpu_of_call(traffic, costs) / costs.most_load
+    cores = traffic.calls * cpu_of_call(traffic, costs) / (costs.most_load - costs.idle_cpu_s)
     workers = max(1, math.ceil(cores))
     written = {name: traffic.calls * rate for name, rate in bytes_of_call(traffic, costs).items()}
     kept_s = {topic.name: (topic.retention_ms or 0) / 1000 for topic in TOPICS}

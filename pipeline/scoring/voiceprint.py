@@ -91,15 +91,18 @@ class VoiceprintSum:
     """The merged voiceprint of several: the mean weighted by speech length; its length is their sum."""
 
     def __init__(self) -> None:
-        self._sum = np.zeros(DIMENSION, np.float64)
+        self._sum: NDArray[np.float64] | None = None  # made when it is needed: many channels never speak
         self.speech_s = 0.0
 
     def add(self, voiceprint: Voiceprint) -> None:
         """Add one more."""
-        self._sum += voiceprint.embedding.astype(np.float64) * voiceprint.speech_s
+        weighted = voiceprint.embedding.astype(np.float64) * voiceprint.speech_s
+        self._sum = weighted if self._sum is None else self._sum + weighted
         self.speech_s += voiceprint.speech_s
 
     def merged(self) -> Voiceprint:
         """The voiceprint of all that was added, as exact as when it is sent: a call scores like its voiceprint."""
+        if self._sum is None:
+            return EMPTY
         total = self._sum.astype(np.float32)
         return unpack(pack(from_embeddings(total[:SPEAKER_DIMENSION], total[SPEAKER_DIMENSION:], self.speech_s)))
