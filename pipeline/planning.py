@@ -37,7 +37,7 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     idle_cpu_s: float = 0.018  # of a worker without calls, a second
     utterance_s: float = 3.2
     voiceprint_enough_s: float = 32.0  # of each channel; an utterance is not cut
-    language_enough_s: float = 20.0
+    language_enough_s: float = 14.0
     chunk_bytes: float = 70.0  # beside the audio
     print_bytes: float = 1060.0
     detection_result_bytes: float = 400.0  # of an utterance, and for each segment before it
