@@ -119,7 +119,7 @@ class ExtractionStage:
         if isinstance(speech, CallBegin) and not 1 <= speech.channels <= MAX_CHANNELS:
             # What is kept for each channel would take all memory, and the worker with it, again and again.
             raise DeadLetterError(DeadLetterType.RECORD_INVALID, f"not a speech record: a call of {speech.channels} channels")
-        is_held = isinstance(speech, CallBegin) and self._open(speech, receipt)
+        is_held = isinstance(speech, CallBegin) and await self._open(speech, record, receipt)
         if await self._index.holds(record, speech):
             if isinstance(speech, Utterance):
                 self._add(speech, await self._index.languages_of(record, speech))
@@ -132,9 +132,9 @@ class ExtractionStage:
         if not is_held:
             receipt.release()
 
-    def _open(self, begin: CallBegin, receipt: Receipt) -> bool:
-        """Whether the receipt is held from now on: a call begins once."""
-        if begin.call_id in self._calls:
+    async def _open(self, begin: CallBegin, record: Record, receipt: Receipt) -> bool:
+        """Whether the receipt is held from now on: a call begins once, and one that has ended will not end again."""
+        if begin.call_id in self._calls or await self._index.has_ended(record, begin.call_id):
             return False
         self._calls[begin.call_id] = ExtractionCall(begin, self._scorer, receipt)
         return True

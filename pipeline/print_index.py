@@ -61,7 +61,14 @@ class PrintIndex(PartitionScan[Known]):
 
     async def holds(self, record: Record, speech: SpeechRecord) -> bool:
         """Whether this was passed on, within the time for which a call id is its call's alone."""
-        at_s = (await self.of(record)).times_s.get((speech.call_id, speech_id(speech)))
+        return await self._has(record, speech.call_id, speech_id(speech))
+
+    async def has_ended(self, record: Record, call_id: str) -> bool:
+        """Whether the call's end was passed on, within that time."""
+        return any([await self._has(record, call_id, speech_id(end)) for end in (CallEnd(call_id, 0), Fault(call_id, ""))])
+
+    async def _has(self, record: Record, call_id: str, part: SpeechId) -> bool:
+        at_s = (await self.of(record)).times_s.get((call_id, part))
         return at_s is not None and record.timestamp_s - at_s < _KEPT_S
 
     async def languages_of(self, record: Record, utterance: Utterance) -> bytes | None:

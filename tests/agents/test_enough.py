@@ -93,6 +93,20 @@ async def test_a_successor_goes_on_with_what_is_identified_already(open_bench: O
             assert len(frame.acknowledged["speech"]) == len(spoken)
 
 
+async def test_a_begin_that_comes_again_behind_the_end_holds_nothing(open_bench: OpenBench) -> None:
+    """As a frozen worker says it late: no end would ever let go of it."""
+    async with open_bench(**ENOUGH) as bench:
+        await send(bench, sample_audio(0, 10))
+        begin, printed = bench.log["speech"][0], list(bench.log["prints"])
+        await bench.produce("speech", begin.key, begin.value)
+        frame = next(one for one in bench.frames if one.stage.name == "extraction")
+        assert frame.acknowledged["speech"] == list(range(len(bench.log["speech"])))
+        frame.stage.forget()
+        await bench.produce("speech", begin.key, begin.value)
+        assert frame.acknowledged["speech"] == list(range(len(bench.log["speech"])))
+        assert bench.log["prints"] == printed
+
+
 async def test_results_say_how_much_speech_they_are_from(open_bench: OpenBench) -> None:
     bench = await heard(open_bench, ENOUGH)
     channels = bench.final("call-1", VOICEPRINT)["result"]["channels"]
