@@ -5,6 +5,8 @@ languages: when these are known, no more are identified. `VoiceprintStage` adds 
 """
 
 import asyncio
+import logging
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -41,8 +43,11 @@ from schemas.results import VoiceprintChannel, VoiceprintResult
 from schemas.stream import CallBegin, CallEnd, Fault, Print, PrintRecord, SpeechRecord, Utterance
 from schemas.tasks import Technology
 
+logger = logging.getLogger(__name__)
+
 _DECODER: msgspec.msgpack.Decoder[SpeechRecord] = msgspec.msgpack.Decoder(SpeechRecord)
 _ENCODER = msgspec.msgpack.Encoder()
+_LATE_END_S = 600.0
 
 
 def extract(models: ModelSet, utterance: Utterance, wants_language: bool = True) -> Print:
@@ -108,7 +113,13 @@ class ExtractionStage:
         self._calls.clear()
 
     async def tick(self) -> None:
-        """Nothing is due by time."""
+        """Let go of calls that no live call outlasts: the begin of one that ended long ago came late, and its end will not."""
+        max_s = self._settings.max_call_s + _LATE_END_S
+        for call_id in [call_id for call_id, call in self._calls.items() if time.monotonic() - call.begun_s > max_s]:
+            logger.warning(
+                "call %s began over %g s ago and has not ended: its begin came late, it is let go of", call_id, max_s
+            )
+            self._let_go(call_id)
 
     async def process(self, record: Record, receipt: Receipt) -> None:
         """Extract one utterance; pass on what begins and ends a call. What was passed on already is not done again."""
@@ -133,10 +144,12 @@ class ExtractionStage:
             receipt.release()
 
     async def _open(self, begin: CallBegin, record: Record, receipt: Receipt) -> bool:
-        """Whether the receipt is held from now on: a call begins once, and one that has ended will not end again."""
-        if begin.call_id in self._calls or await self._index.has_ended(record, begin.call_id):
-            return False
-        self._calls[begin.call_id] = ExtractionCall(begin, self._scorer, receipt)
+        """Whether the receipt is held from now on: not of a call that has ended, for it will not end again."""
+        if begin.call_id not in self._calls:
+            if await self._index.has_ended(record, begin.call_id):
+                return False
+            self._calls[begin.call_id] = ExtractionCall(begin, self._scorer)
+        self._calls[begin.call_id].hold(receipt)
         return True
 
     async def _made(self, speech: SpeechRecord) -> PrintRecord:
@@ -154,7 +167,7 @@ class ExtractionStage:
 
     def _let_go(self, call_id: str) -> None:
         if (call := self._calls.pop(call_id, None)) is not None:
-            call.receipt.release()
+            call.release()
 
     async def fail(self, record: Record, message: str) -> None:
         """Tell the agents behind that this call cannot be heard to its end."""

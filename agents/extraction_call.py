@@ -1,25 +1,39 @@
-"""One call in the extraction agent: its channels' languages by now, and the receipt that a successor needs to know them too."""
+"""One call in the extraction agent: its channels' languages by now, and the receipts that a successor needs to know them."""
 
 from __future__ import annotations
+
+import time
 
 import numpy as np
 
 from pipeline.delivery import Receipt
+from pipeline.scoring.language_choice import language_faults
 from pipeline.scoring.language_scorer import LanguageScorer
 from pipeline.scoring.languages import LanguageEvidence
 from schemas.stream import CallBegin, Utterance
 
 
 class ExtractionCall:
-    """A call in progress. The receipt of its begin is held to its end, so that a successor meets all of its utterances."""
+    """A call in progress. The receipts of its begin, which may come again, are held to its end: a successor begins there."""
 
-    def __init__(self, begin: CallBegin, scorer: LanguageScorer, receipt: Receipt) -> None:
+    def __init__(self, begin: CallBegin, scorer: LanguageScorer) -> None:
         self._options = begin.options
         self._scorer = scorer
         self._evidence = [LanguageEvidence() for _ in range(begin.channels)]
-        self._known: set[int] = set()  # channels
+        # a language task with faulty options is rejected, so that no channel has a language to be found
+        self._known = set(range(begin.channels)) if language_faults(begin.options) else set()
         self._seen: set[tuple[int, int]] = set()
-        self.receipt = receipt
+        self._receipts: list[Receipt] = []
+        self.begun_s = time.monotonic()
+
+    def hold(self, receipt: Receipt) -> None:
+        """Hold this receipt of the begin."""
+        self._receipts.append(receipt)
+
+    def release(self) -> None:
+        """Give the begin's offsets back."""
+        for receipt in self._receipts:
+            receipt.release()
 
     def wants_language(self, utterance: Utterance) -> bool:
         """Whether its language is to be identified: it is wanted, and the channel's is not known well enough."""

@@ -129,11 +129,11 @@ class VadStage:
             await self._publish(call.opened_records(self._spoken.end(call.place[1])))
             await self._publish(call.begin(source))
         if call.listener is not None and taken.audio:
-            await self._publish_heard(call, await self._hear(call.listener, taken.audio), source)
+            await self._publish_heard(call, await self._hear(call, call.listener, taken.audio), source)
 
-    async def _hear(self, listener: CallListener, audio: bytes) -> Sequence[Heard]:
+    async def _hear(self, call: VadCall, listener: CallListener, audio: bytes) -> Sequence[Heard]:
         """A chunk of a live call is heard here and now: to hand it to a thread and back would take longer than to hear it."""
-        if len(audio) <= listener.format.bytes_per_s:
+        if not call.options.is_file and len(audio) <= listener.format.bytes_per_s:
             return listener.feed(audio)
         return await self._compute(listener.feed, audio)
 

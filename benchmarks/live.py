@@ -35,7 +35,6 @@ from pipeline.audio.listener import CallListener, HeardUtterance
 from pipeline.audio.segments import SegmentLog
 from pipeline.broker.kafka import EmbeddedBroker
 from pipeline.connection import aiokafka_options
-from pipeline.delivery import PartitionOrder
 from pipeline.models.detector import load_vad
 from pipeline.records import chunk_headers
 from pipeline.sample import sample_path
@@ -98,7 +97,7 @@ def limit_cpu_s(settings: Settings, track: Track) -> float:
     """CPU seconds per second of call, without Kafka and Faust: detection, and the models on what is wanted."""
     models, frames, needs = load_models(settings), track.of_call(0), needs_of(CallOptions(), settings)
     segments = SegmentLog(FORMAT, 8000)
-    call = ExtractionCall(CallBegin("c", 2, CallOptions(), ""), LanguageScorer(settings), PartitionOrder().issue(0, print))
+    call = ExtractionCall(CallBegin("c", 2, CallOptions(), ""), LanguageScorer(settings))
     began_s = time.thread_time()
     for one in track.listen(frames):
         if isinstance(one, HeardUtterance):

@@ -12,10 +12,15 @@ _DAY_S = 86_400.0
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
-    """What comes in. `speech` is the share of each channel's time, the length of a call in s."""
+    """What comes in. `speech` is the share of each channel's time, the length of a call in s.
+
+    `language_s` is how much speech it takes on the average until a channel's language is known: 32 s in 19 corpora, among them
+    languages that hardly ever are (`benchmarks/enough.py`); 12 s where the model knows all of them well.
+    """
 
     calls: int
     speech: float = 0.4
+    language_s: float = 32.0
     call_s: float = 300.0
     chunk_ms: int = 250
     channels: int = 2
@@ -37,7 +42,6 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     idle_cpu_s: float = 0.018  # of a worker without calls, a second
     utterance_s: float = 3.2
     voiceprint_enough_s: float = 32.0  # of each channel; an utterance is not cut
-    language_enough_s: float = 14.0
     chunk_bytes: float = 70.0  # beside the audio
     print_bytes: float = 1060.0
     detection_result_bytes: float = 400.0  # of an utterance, and for each segment before it
@@ -68,7 +72,7 @@ def cpu_of_call(traffic: Traffic, costs: Costs) -> float:
     """CPU seconds for a second of one call."""
     spoken_s = traffic.speech * traffic.call_s
     extracted_cpu_s = costs.voiceprint_cpu_s * min(spoken_s, costs.voiceprint_enough_s)
-    extracted_cpu_s += costs.language_cpu_s * min(spoken_s, costs.language_enough_s)
+    extracted_cpu_s += costs.language_cpu_s * min(spoken_s, traffic.language_s)
     of_speech = costs.detection_cpu_s + costs.utterance_cpu_s / costs.utterance_s
     of_channel = traffic.speech * of_speech + extracted_cpu_s / traffic.call_s
     return costs.chunk_cpu_s * 1000 / traffic.chunk_ms + traffic.channels * of_channel
@@ -80,7 +84,7 @@ def bytes_of_call(traffic: Traffic, costs: Costs) -> dict[str, float]:
     segments = spoken_s * traffic.channels / costs.utterance_s / 2  # that a partial result holds, on the average
     result_bytes = costs.detection_result_bytes + segments * costs.segment_bytes
     result_bytes += costs.voiceprint_result_bytes * min(1.0, costs.voiceprint_enough_s / max(spoken_s, 1.0))
-    result_bytes += costs.language_result_bytes * min(1.0, costs.language_enough_s / max(spoken_s, 1.0))
+    result_bytes += costs.language_result_bytes * min(1.0, traffic.language_s / max(spoken_s, 1.0))
     utterances_per_s = traffic.channels * traffic.speech / costs.utterance_s
     sent = traffic.channels * traffic.sample_rate_hz * traffic.bytes_per_sample
     return {

@@ -15,6 +15,13 @@ _ENCODINGS = {"pcm_s16le": 2, "mulaw": 1, "alaw": 1}
 @click.command()
 @click.option("--calls", required=True, type=click.IntRange(1), help="Live calls at the busiest time.")
 @click.option("--speech", default=0.4, show_default=True, type=click.FloatRange(0, 1), help="Share of speech in each channel.")
+@click.option(
+    "--language-seconds",
+    default=32.0,
+    show_default=True,
+    type=click.FloatRange(10),
+    help="Speech until a channel's language is known; 12 where all speak languages that the model knows well.",
+)
 @click.option("--call-seconds", default=300.0, show_default=True, type=click.FloatRange(1), help="Length of a call.")
 @click.option("--chunk-ms", default=250, show_default=True, type=click.IntRange(20, 10_000), help="Audio in a record.")
 @click.option("--channels", default=2, show_default=True, type=click.IntRange(1, 8), help="Channels of a call.")
@@ -25,6 +32,7 @@ _ENCODINGS = {"pcm_s16le": 2, "mulaw": 1, "alaw": 1}
 def plan(
     calls: int,
     speech: float,
+    language_seconds: float,
     call_seconds: float,
     chunk_ms: int,
     channels: int,
@@ -42,6 +50,7 @@ def plan(
     traffic = Traffic(
         calls=calls,
         speech=speech,
+        language_s=language_seconds,
         call_s=call_seconds,
         chunk_ms=chunk_ms,
         channels=channels,

@@ -48,7 +48,7 @@ from pipeline.scoring.calibration import (
 )
 from pipeline.scoring.language_calibration import LanguageCalibration, calibration_of
 from pipeline.scoring.profile import Profile
-from pipeline.scoring.voiceprint import SPEAKER_DIMENSION
+from pipeline.scoring.voiceprint import MODEL, SPEAKER_DIMENSION
 
 Float64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -98,7 +98,8 @@ def calibrate(manifest: Path, bands: Sequence[Band], options: Options) -> tuple[
     gender, told = gender_of(heard)
     language, said = language_of(manifest, bands, options)
     moved = {"comparison": compared, "gender": told, "language": said}
-    profile = Profile(comparison, gender, language, language_size=options.language_size if language else "")
+    size = options.language_size if language else ""
+    profile = Profile(comparison, gender, language, voiceprint_model=MODEL, language_size=size)
     return profile, {name: one for name, one in moved.items() if one is not None}
 
 

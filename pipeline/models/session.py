@@ -26,13 +26,14 @@ class Provider(enum.StrEnum):
     CUDA = "cuda"
 
 
+_CUDA_NEEDS = "it needs NVIDIA's driver, CUDA and cuDNN"
 _NAMES = {Provider.CPU: "CPUExecutionProvider", Provider.CUDA: "CUDAExecutionProvider"}
 
 
 def _providers(provider: Provider) -> list[str]:
     """The provider, and the CPU for what it cannot do. Raises ModelError when it is not there."""
     if _NAMES[provider] not in get_available_providers():
-        raise ModelError(f"onnxruntime has no {_NAMES[provider]} here: install onnxruntime-gpu in its place")
+        raise ModelError(f"onnxruntime has no {_NAMES[provider]} here: install onnxruntime-gpu in its place ({_CUDA_NEEDS})")
     return list(dict.fromkeys([_NAMES[provider], _NAMES[Provider.CPU]]))
 
 
@@ -53,9 +54,13 @@ def open_session(path: Path | str, provider: Provider = Provider.CPU) -> Inferen
         # else products of unsigned and signed bytes are cut off at 16 bits where there are no instructions for them
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        return InferenceSession(str(path), options, providers=providers)
+        session = InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # noqa: BLE001 (onnxruntime's exceptions have no base class of their own)
         raise ModelError(f"model file {path} cannot be opened: {_first_line(error)}; fetch the models again") from None
+    session.disable_fallback()  # to another provider in the middle of a call
+    if _NAMES[provider] not in session.get_providers():
+        raise ModelError(f"{_NAMES[provider]} does not start here ({_CUDA_NEEDS}); or set CALLSTREAM_INFERENCE_PROVIDER=cpu")
+    return session
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 
 import numpy as np
 import onnx
@@ -18,17 +18,13 @@ def make_signed(graph: onnx.GraphProto) -> None:
     ConvInteger is left as it is, for there it takes longer.
     """
     tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.UINT8}
-    uses: dict[str, set[tuple[str, int]]] = defaultdict(set)
-    for node in graph.node:
-        for place, name in enumerate(node.input):
-            uses[name].add((node.op_type, place))
+    uses = Counter(name for node in graph.node for name in node.input)
     for node in graph.node:
         if node.op_type == "MatMulInteger" and len(node.input) > _ZERO_POINT:
             pair = [node.input[place] for place in (_WEIGHT, _ZERO_POINT)]
-            alone = [uses[name] == {("MatMulInteger", place)} for name, place in zip(pair, (_WEIGHT, _ZERO_POINT), strict=True)]
-            if all(alone) and all(name in tensors for name in pair):
+            if all(name in tensors and uses[name] == 1 for name in pair):
                 for name in pair:
-                    _less_128(tensors.pop(name))
+                    _less_128(tensors[name])
 
 
 def _less_128(tensor: onnx.TensorProto) -> None:

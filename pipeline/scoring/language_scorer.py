@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.models.language import LABELS
-from pipeline.scoring.language_choice import allowed_languages, language_faults
+from pipeline.scoring.language_choice import allowed_languages
 from pipeline.scoring.languages import LanguageEvidence
 from pipeline.scoring.profile import load_profile
 from pipeline.settings import Settings
@@ -35,8 +35,11 @@ class LanguageScorer:
         return bool(best) and best[0].probability >= probability
 
     def is_enough(self, options: CallOptions, evidence: LanguageEvidence) -> bool:
-        """Whether to identify more of the channel would change nothing."""
-        enough, enough_s = self._settings.language_enough, self._settings.language_enough_s
-        if options.exhaustive or not enough or evidence.speech_s < enough_s or language_faults(options):
+        """Whether to identify more of the channel would change nothing: also not whether its task may end early."""
+        settings = self._settings
+        if options.exhaustive or not settings.language_enough:
             return False
-        return self.is_as_probable(options, evidence, enough)
+        enough, enough_s = settings.language_enough, settings.language_enough_s
+        if settings.language_sure:
+            enough, enough_s = max(enough, settings.language_sure), max(enough_s, settings.language_sure_s)
+        return evidence.speech_s >= enough_s and self.is_as_probable(options, evidence, enough)

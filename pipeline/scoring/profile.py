@@ -17,12 +17,15 @@ class ProfileError(ValueError):
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is not in it is as built in. `voiceprint_model` and `language_size` are the models that it was made with."""
+    """What is not in it is as built in. `voiceprint_model` and `language_size` are the models that it was made with.
+
+    They are said when something in it depends on them.
+    """
 
     comparison: ComparisonBackend | None = None
     gender: GenderBackend | None = None
     language: LanguageCalibration | None = None
-    voiceprint_model: str = MODEL
+    voiceprint_model: str = ""
     language_size: str = ""
 
     def language_of(self, size: str) -> LanguageCalibration:
@@ -50,6 +53,7 @@ def load_profile(path: str) -> Profile:
         raise ProfileError(f"calibration profile {path} cannot be read: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path} is no calibration profile: {error}") from None
-    if profile.voiceprint_model != MODEL:
-        raise ProfileError(f"calibration profile {path} is for voiceprints of {profile.voiceprint_model}, these are {MODEL}")
+    if (profile.comparison or profile.gender) and profile.voiceprint_model != MODEL:
+        made_with = profile.voiceprint_model or "no model that it says"
+        raise ProfileError(f"calibration profile {path} is for voiceprints of {made_with}, not of {MODEL}: make another")
     return profile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pipeline.cli import main
 from pipeline.scoring.calibration import built_in_comparison, built_in_gender
 from pipeline.scoring.language_calibration import calibration_of
 from pipeline.scoring.profile import Profile, load_profile
-from pipeline.scoring.voiceprint import encode
+from pipeline.scoring.voiceprint import MODEL, encode
 from pipeline.settings import Settings
 from schemas.requests import StartTask
 from schemas.results import ComparisonResult, GenderResult
@@ -36,6 +37,8 @@ def test_real_recordings_make_a_profile(clips: Path, monkeypatch: pytest.MonkeyP
     said = [line.partition(":")[0] for line in done.stdout.splitlines()]
     assert said[:4] == ["comparison", "gender", "language", str(made)]
     profile, built_in = load_profile(str(made)), built_in_comparison()
+    written = json.loads(made.read_bytes())
+    assert (written["voiceprint_model"], written["language_size"]) == (MODEL, "tiny")
     assert profile.language is not None
     assert profile.language.exponent == calibration_of("tiny").exponent
     assert profile.comparison is not None
@@ -102,7 +105,7 @@ def test_agents_score_with_the_profile_of_their_settings(tmp_path: Path) -> None
     texts = [encode(one) for one in voices(2, 1)]
     comparison = msgspec.structs.replace(built_in_comparison(), weights=[0.0] * 7, bias=1.5)
     gender = msgspec.structs.replace(built_in_gender(), weights=[0.0] * 3, bias=-2.0)
-    settings = settings_with(Profile(comparison=comparison, gender=gender), tmp_path)
+    settings = settings_with(Profile(comparison=comparison, gender=gender, voiceprint_model=MODEL), tmp_path)
     compared = ComparisonStage(settings).answer(StartTask(voiceprints_a=texts, voiceprints_b=texts))
     told = GenderStage(settings).answer(StartTask(voiceprints=texts))
     assert isinstance(compared, ComparisonResult)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
+from agents.extraction import ExtractionStage
 from pipeline.scoring.voiceprint import VoiceprintSum, decode, encode, unpack
 from schemas.stream import Print, PrintRecord, SpeechRecord, Utterance
 from tests.agents.conftest import OpenBench
@@ -105,6 +106,43 @@ async def test_a_begin_that_comes_again_behind_the_end_holds_nothing(open_bench:
         await bench.produce("speech", begin.key, begin.value)
         assert frame.acknowledged["speech"] == list(range(len(bench.log["speech"])))
         assert bench.log["prints"] == printed
+
+
+async def test_a_begin_that_comes_again_in_its_call_is_held_too(open_bench: OpenBench) -> None:
+    """As when dropped records come again: what was held before belongs to nobody then."""
+    once = await heard(open_bench, ENOUGH)
+    spoken = once.log["speech"]
+    async with open_bench(**ENOUGH) as bench:
+        frame = next(one for one in bench.frames if one.stage.name == "extraction")
+        for record in spoken[:5]:
+            await bench.produce("speech", record.key, record.value)
+        frame.order.pop("speech").close()
+        for record in spoken[:-1]:
+            await bench.produce("speech", record.key, record.value)
+            assert frame.acknowledged["speech"] == []
+        await bench.produce("speech", spoken[-1].key, spoken[-1].value)
+        assert frame.acknowledged["speech"] == list(range(5, 5 + len(spoken)))
+        assert [one.value for one in bench.log["prints"]] == [one.value for one in once.log["prints"]]
+
+
+async def test_a_begin_whose_end_will_not_come_is_let_go_of(open_bench: OpenBench) -> None:
+    once = await heard(open_bench, ENOUGH)
+    async with open_bench(**ENOUGH) as bench:
+        await bench.produce("speech", once.log["speech"][0].key, once.log["speech"][0].value)
+        frame = next(one for one in bench.frames if one.stage.name == "extraction")
+        await bench.tick()
+        assert frame.acknowledged["speech"] == []
+        (call,) = cast(ExtractionStage, frame.stage)._calls.values()
+        call.begun_s -= 13 * 3600
+        await bench.tick()
+        assert frame.acknowledged["speech"] == [0]
+
+
+async def test_languages_that_cannot_be_told_are_not_identified(open_bench: OpenBench) -> None:
+    bench = await heard(open_bench, ALL_SPEECH, languages=["xx"])
+    assert bench.final("call-1", LANGUAGE)["task"]["state"] == "rejected"
+    assert prints(bench)
+    assert {one.languages for one in prints(bench)} == {None}
 
 
 async def test_results_say_how_much_speech_they_are_from(open_bench: OpenBench) -> None:

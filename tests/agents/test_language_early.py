@@ -13,7 +13,7 @@ SECONDS = 30
 
 
 async def heard(open_bench: OpenBench, cuts: list[int] | None = None, **changed: Any) -> Bench:
-    async with open_bench(language_enough=0.0, **changed) as bench:
+    async with open_bench(**{"language_enough": 0.0} | changed) as bench:
         await send(bench, sample_audio(0, SECONDS), cuts, options=json.dumps({"technologies": [LANGUAGE, VOICEPRINT]}))
     assert bench.dead_letters() == []
     return bench
@@ -53,6 +53,18 @@ async def test_how_the_call_was_cut_and_that_it_comes_again_change_nothing(open_
             await bench.produce("prints", record.key, record.value, {name: value.decode() for name, value in record.headers})
         assert language_records(bench) == told
     assert told == [record for record in language_records(once) if record["task"]["state"] != "pending"]
+
+
+async def test_a_language_that_is_known_well_enough_is_identified_until_its_task_is_sure(open_bench: OpenBench) -> None:
+    """Else a task whose channels were known, but not sure, would never be done early."""
+    late = language_records(await heard(open_bench))
+    sure: dict[str, Any] = {"language_sure": 0.9, "language_sure_s": 5.0}
+    early = language_records(await heard(open_bench, **sure, language_enough=0.3, language_enough_s=1.0))
+    assert early[-1]["task"]["state"] == "done"
+    assert len(early) < len(late)
+    assert all(
+        one["speech_length"] >= 5.0 and one["scores"][0]["probability"] >= 0.9 for one in early[-1]["result"]["channels"]
+    )
 
 
 async def test_a_channel_that_is_not_sure_holds_the_task_up(open_bench: OpenBench) -> None:

@@ -52,6 +52,14 @@ def test_weights_that_are_used_elsewhere_too_stay_as_they_are() -> None:
     assert types(model) == {TensorProto.UINT8}
 
 
+def test_two_weights_with_one_zero_point_stay_as_they_are() -> None:
+    model = product(np.ones((2, 2), np.uint8), np.array(3, np.uint8))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((2, 2), np.uint8), "w2"))
+    model.graph.node.append(helper.make_node("MatMulInteger", ["x", "w2", "xz", "wz"], ["y2"]))
+    make_signed(model.graph)
+    assert types(model) == {TensorProto.UINT8}
+
+
 def test_signed_weights_stay_as_they_are() -> None:
     model = product(np.ones((2, 2), np.int8), np.array(0, np.int8))
     before = model.SerializeToString()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -30,7 +31,7 @@ from pipeline.scoring.extraction import voiceprint_of
 from pipeline.scoring.gender import gender_scores
 from pipeline.scoring.llr_matrix import comparison_llr
 from pipeline.scoring.profile import Profile, ProfileError, load_profile
-from pipeline.scoring.voiceprint import EMPTY, SPEAKER_DIMENSION, VOICE_DIMENSION, Voiceprint, from_embeddings
+from pipeline.scoring.voiceprint import EMPTY, MODEL, SPEAKER_DIMENSION, VOICE_DIMENSION, Voiceprint, from_embeddings
 from pipeline.settings import default_cache_dir
 
 SPEECH_DIR = Path(__file__).resolve().parents[3] / "shared" / "speech"
@@ -157,6 +158,16 @@ def test_a_voiceprint_without_one_of_its_embeddings_decides_nothing(half: slice)
     assert [scores is None for scores in gender_scores(strangers)] == [True, True, False, True]
 
 
+@pytest.mark.parametrize("model", ["", "another"])
+@pytest.mark.parametrize(
+    "part", [{"comparison": built_in_comparison()}, {"gender": built_in_gender()}], ids=["comparison", "gender"]
+)
+def test_a_profile_for_other_voiceprints_is_refused(tmp_path: Path, part: dict[str, Any], model: str) -> None:
+    (tmp_path / "profile.json").write_bytes(msgspec.json.encode(Profile(**part, voiceprint_model=model)))
+    with pytest.raises(ProfileError, match=f"is for voiceprints of {model or 'no model that it says'}, not of {MODEL}"):
+        load_profile(str(tmp_path / "profile.json"))
+
+
 @pytest.mark.parametrize("changed", [{"bias": 1e9}, {"weights": [float("inf")] * COMPARISON_INPUTS}, {"weights": [1.0]}])
 def test_a_profile_of_which_scores_are_not_finite_is_refused(tmp_path: Path, changed: dict[str, object]) -> None:
     fields = {**msgspec.to_builtins(plain([0.0] * COMPARISON_INPUTS)), **changed}
@@ -204,7 +215,9 @@ def test_without_a_path_nothing_is_changed() -> None:
 
 def test_a_profile_is_what_scores(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
-    path.write_bytes(msgspec.json.encode(Profile(comparison=plain([0.0] * COMPARISON_INPUTS, bias=1.25))))
+    path.write_bytes(
+        msgspec.json.encode(Profile(comparison=plain([0.0] * COMPARISON_INPUTS, bias=1.25), voiceprint_model=MODEL))
+    )
     found = load_profile(str(path))
     assert found.gender is None
     assert comparison_llr(voices(1, 1), voices(1, 2), found.comparison)[0, 0] == 1.25
@@ -222,7 +235,6 @@ def test_a_profile_is_what_scores(tmp_path: Path) -> None:
         ('{"language": {"scale": 1.0, "exponent": 0.0, "longest_s": -3}}', "longest_s"),
         ('{"language": {"scal": 1.0, "exponent": 0.0}}', "scal"),
         ('{"language": {"scale": 1.0}}', "exponent"),
-        ('{"voiceprint_model": "another"}', "is for voiceprints of another"),
     ],
 )
 def test_what_is_no_profile_is_refused(tmp_path: Path, text: str, fault: str) -> None:
