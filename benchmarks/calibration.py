@@ -8,11 +8,11 @@ it; then the other way round. Recordings are compared as wholes and with the fir
 """
 
 import sys
-from pathlib import Path
 
 import msgspec
 
 from benchmarks.machine import describe
+from benchmarks.recordings import listed
 from pipeline.accuracy import measures
 from pipeline.accuracy.audio import Band
 from pipeline.accuracy.calibrate import comparison_of, source_trials
@@ -48,23 +48,21 @@ def rows(corpus: str, band: Band, sessions: list[Session], options: Options) -> 
     return found
 
 
-def main() -> int:
+def main() -> None:
     """Print the table, if there are recordings."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parents[2] / "shared" / "speech"
-    if not (folder / "clips.csv").is_file():
-        print(f"no recordings in {folder}: nothing measured")
-        return 0
+    manifest = listed("clips.csv")
+    if manifest is None:
+        return
     options = Options(cache_dir=default_cache_dir(), resamples=0)
     print(describe() + "\n")
     print("| corpus | band | speakers of the profile | built in: Cllr (min), EER % | profile | Cllr, ratio |")
     print("|---|---|---|---|---|---|")
     for corpus in sys.argv[2:] or CORPORA:
-        clips = chosen_clips(folder / "clips.csv", "speaker", limit=options.limit, corpora=[corpus])
+        clips = chosen_clips(manifest, "speaker", limit=options.limit, corpora=[corpus])
         for band in Band:
             sessions = extractor(options).sessions(clips, Condition(band), lambda _: None)
             print("\n".join(rows(corpus, band, sessions, options)), flush=True)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -13,13 +13,14 @@ from __future__ import annotations
 import collections
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from pathlib import Path
+from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import soundfile
 
 from benchmarks.machine import describe
+from benchmarks.recordings import listed
 from pipeline.accuracy import language_trials, measures
 from pipeline.accuracy.audio import Band
 from pipeline.accuracy.evaluation import Options
@@ -27,6 +28,7 @@ from pipeline.accuracy.fitting import balanced
 from pipeline.accuracy.language_trials import Listener, Posteriors, trials
 from pipeline.accuracy.manifest import Clip
 from pipeline.accuracy.sessions import Condition, Session, chosen_clips, extractor, merged
+from pipeline.accuracy.speech import enough
 from pipeline.models.language import LABELS, MASKED_BY_DEFAULT
 from pipeline.scoring.language_calibration import calibration_of
 from pipeline.scoring.language_scorer import LanguageScorer
@@ -54,18 +56,10 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     return found
 
 
-def limited(utterances: Iterable[tuple[T, float]], enough_s: float) -> Iterator[T]:
-    """Those (with their seconds) that begin before there is enough."""
-    before_s = 0.0
-    for utterance, speech_s in utterances:
-        if not enough_s or before_s < enough_s:
-            yield utterance
-        before_s += speech_s
-
-
 def side(sessions: Sequence[Session], enough_s: float) -> Voiceprint:
     """The voiceprint of a channel."""
-    return merged(list(limited(((one, one.speech_s) for session in sessions for one in session.utterances), enough_s)))
+    every = (utterance for session in sessions for utterance in session.utterances)
+    return merged(enough(every, enough_s, lambda one: one.speech_s))
 
 
 def talkative(clips: Sequence[Clip]) -> list[Clip]:
@@ -124,7 +118,7 @@ def channels(heard: Sequence[language_trials.Heard]) -> list[tuple[Clip, Posteri
         for order in range(LANGUAGE_ORDERS):
             places = np.random.default_rng(order).permutation(len(mine))
             every = [utterance for place in places for utterance in mine[place].whole]
-            kept = list(limited(((one, one[1]) for one in every), CHANNEL_S[1]))
+            kept = enough(every, CHANNEL_S[1], itemgetter(1))
             if sum(speech_s for _, speech_s in kept) >= CHANNEL_S[0]:
                 found.append((mine[0].clip, kept))
     return found
@@ -154,34 +148,32 @@ def language_row(band: Band, name: str, kept: Sequence[tuple[Clip, Posteriors]],
 def language_rows(band: Band, spoken: Sequence[tuple[Clip, Posteriors]]) -> list[str]:
     """Until the language is known at several probabilities, the first 30 s, and everything."""
     rows = []
-    for enough in (0.9, 0.95, 0.99):
-        settings = Settings(language_enough=enough)
+    for probability in (0.9, 0.95, 0.99):
+        settings = Settings(language_enough=probability)
         kept = [(clip, until_known(every, LanguageScorer(settings))) for clip, every in spoken]
-        rows.append(language_row(band, f"{enough} after {settings.language_enough_s:.0f} s", kept, settings))
-    first = [(clip, list(limited(((one, one[1]) for one in every), 30.0))) for clip, every in spoken]
+        rows.append(language_row(band, f"{probability} after {settings.language_enough_s:.0f} s", kept, settings))
+    first = [(clip, enough(every, 30.0, itemgetter(1))) for clip, every in spoken]
     return [*rows, language_row(band, "30 s", first, Settings()), language_row(band, "all", spoken, Settings())]
 
 
-def main() -> int:
+def main() -> None:
     """Print the tables, if there are recordings."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parents[2] / "shared" / "speech"
-    if not (folder / "clips.csv").is_file():
-        print(f"no recordings in {folder}: nothing measured")
-        return 0
+    manifest = listed("clips.csv")
+    if manifest is None:
+        return
     options = Options(cache_dir=default_cache_dir(), resamples=0)
     print(describe() + "\n")
     print("| band | enough s | used s | speakers | EER % | Cllr bits | min Cllr bits |\n|---|---|---|---|---|---|---|")
-    clips = talkative(chosen_clips(folder / "clips.csv", "speaker", limit=sys.maxsize))
+    clips = talkative(chosen_clips(manifest, "speaker", limit=sys.maxsize))
     for band in Band:
         sessions = extractor(options).sessions(clips, Condition(band), lambda _: None, ())
         print("\n".join(voiceprint_row(band, sessions, enough_s) for enough_s in LIMITS_S), flush=True)
     print("\n| band | enough | used s, mean | median | 90 % | channels | right % |\n|---|---|---|---|---|---|---|")
-    spoken = language_trials.chosen_clips(folder / "clips.csv", options.seed)
+    spoken = language_trials.chosen_clips(manifest, options.seed)
     for band in Band:
         heard = channels(Listener(options, ()).hear(spoken, band))
         print("\n".join(language_rows(band, heard)), flush=True)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

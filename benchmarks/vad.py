@@ -9,7 +9,6 @@ frames that are labelled speech and non-speech; with intervals and by recording 
 recording is measured at 16 kHz and, as a telephone would carry it, at 8 kHz through G.711 µ-law. Tables are Markdown.
 """
 
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
 from onnxruntime.capi.onnxruntime_pybind11_state import SessionOptions
 
 from benchmarks.machine import describe
+from benchmarks.recordings import listed
 from pipeline.accuracy.audio import Band
 from pipeline.accuracy.manifest import read_labelled
 from pipeline.accuracy.vad_detectors import (
@@ -175,16 +175,12 @@ def report(manifest: Path, model: Path) -> None:
             print(accuracy_row(name, detect, audio), flush=True)
 
 
-def main() -> int:
+def main() -> None:
     """Run the benchmark, if its data are there."""
-    default = Path(__file__).resolve().parents[2] / "shared" / "speech"
-    manifest = (Path(sys.argv[1]) if len(sys.argv) > 1 else default) / "vad_segments.csv"
-    if not manifest.is_file():
-        print(f"no labelled speech in {manifest.parent}: nothing measured")
-        return 0
-    report(manifest, fetch(default_cache_dir(), ["silero"])["silero"][0])
-    return 0
+    manifest = listed("vad_segments.csv")
+    if manifest is not None:
+        report(manifest, fetch(default_cache_dir(), ["silero"])["silero"][0])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

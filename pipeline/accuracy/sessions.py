@@ -127,7 +127,7 @@ class Extractor:
         return Session(clip.corpus, clip.speaker, clip.gender, all_of(self._enough(heard)) if whole else [], first)
 
     def _enough(self, heard: list[Float32]) -> list[Float32]:
-        return enough(heard, self._options.voiceprint_enough_s)
+        return enough(heard, self._options.voiceprint_enough_s, lambda one: len(one) / audio.SAMPLE_RATE_HZ)
 
 
 def extractor(options: Options) -> Extractor:

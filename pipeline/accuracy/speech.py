@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,6 +14,7 @@ from pipeline.audio.resampling import to_wide
 from pipeline.audio.vad import VoiceActivityDetector
 from pipeline.models.silero import SileroVad
 
+T = TypeVar("T")
 Int16 = npt.NDArray[np.int16]
 
 _FULL_SCALE = 32_768
@@ -43,10 +47,15 @@ def first_seconds(heard: list[Float32], speech_s: float) -> list[Float32]:
     return kept
 
 
-def enough(heard: list[Float32], enough_s: float) -> list[Float32]:
+def enough(heard: Iterable[T], enough_s: float, seconds: Callable[[T], float]) -> list[T]:
     """The utterances that agents take in before a channel has said enough; all of them for 0."""
-    before_s = np.concatenate([[0.0], np.cumsum([len(one) / SAMPLE_RATE_HZ for one in heard])])
-    return [one for one, before in zip(heard, before_s, strict=False) if not enough_s or before < enough_s]
+    kept, before_s = [], 0.0
+    for utterance in heard:
+        if enough_s and before_s >= enough_s:
+            break
+        kept.append(utterance)
+        before_s += seconds(utterance)
+    return kept
 
 
 def length_s(heard: list[Float32]) -> float:

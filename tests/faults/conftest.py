@@ -17,6 +17,8 @@ from tests.faults.calls import LONG, SHORT, Call, make_call
 from tests.faults.feed import Feed
 from tests.faults.outcome import Expected, Outcome, Verdict, undisturbed
 from tests.faults.pool import Pool
+from tests.faults.uploads import FROM_FILES, FROM_LISTS, MEGABYTES, REJECTED, Upload, letters, serve, start, values, wait_final
+from tests.faults.uploads import Expected as ExpectedOfUploads
 from tests.system import System, open_system
 
 Value = TypeVar("Value")
@@ -131,3 +133,30 @@ def report(request: pytest.FixtureRequest) -> Reporter:
         return line
 
     return note
+
+
+@dataclass
+class Calm:
+    """A run that nothing disturbed: its tasks are final, its workers have ended, its query service is up."""
+
+    system: System
+    outcome: Outcome
+    tasks: dict[str, Upload]
+    expected: ExpectedOfUploads
+
+
+@pytest.fixture(scope="module")
+def calm(broker_bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calm]:
+    settings = settings_for(broker_bootstrap, partitions=2)
+    with open_system(settings, tmp_path_factory.mktemp("calm")) as system, Outcome(system) as outcome:
+        with Pool(system, 1) as pool:
+            _, client = serve(system)
+            with client:
+                tasks = start(client, (*FROM_FILES, *FROM_LISTS, MEGABYTES))
+            wait_final(outcome, tasks)
+            assert set(pool.stop_all()) == {0}
+        assert letters(system) == {}
+        expected = {upload: values(outcome.tasks[task_id], task_id) for task_id, upload in tasks.items()}
+        for upload, (*_, final) in expected.items():
+            assert (b'"state":"rejected"' if upload.file in REJECTED else b'"state":"done"') in final
+        yield Calm(system, outcome, tasks, expected)

@@ -52,6 +52,8 @@ class Upload:
 
 FILES = ("two.wav", "one.flac", "two.mp3", "law.wav", "long.flac", "junk.wav", "cut.flac")
 MEDIA = (Technology.VOICE_ACTIVITY_DETECTION, Technology.VOICEPRINT_EXTRACTION, Technology.LANGUAGE_IDENTIFICATION)
+MEGABYTES = Upload(Technology.VOICE_ACTIVITY_DETECTION, "megabytes.wav")
+SMALL = Upload(Technology.VOICE_ACTIVITY_DETECTION, "one.flac")
 SHORT_LISTS = Upload(Technology.VOICEPRINT_COMPARISON, lists=(2, 3))
 LONG_LISTS = Upload(Technology.VOICEPRINT_COMPARISON, lists=(LONG_LIST, 10))
 LARGE_RESULT = Upload(Technology.VOICEPRINT_COMPARISON, lists=(LONG_LIST, 150))
