@@ -199,9 +199,17 @@ async def begin(sandbox: Sandbox, path: Path) -> tuple["asyncio.Task[list[bytes]
     return task, pid
 
 
+def is_reading(pid: int) -> bool:
+    """Whether a child is past its beginning: confined, tied to its server's life, and into the file."""
+    try:
+        return position_in_file(pid) > 0
+    except (OSError, StopIteration):
+        return False
+
+
 async def decoding(sandbox: Sandbox) -> list[int]:
-    """The children, as soon as there are any."""
-    while sandbox.server_pid is None or not (pids := decoders_of(sandbox)):  # noqa: ASYNC110 - other processes tell us nothing
+    """The children, as soon as there are any and all of them read."""
+    while sandbox.server_pid is None or not (pids := decoders_of(sandbox)) or not all(map(is_reading, pids)):  # noqa: ASYNC110
         await asyncio.sleep(0.001)
     return pids
 
