@@ -12,10 +12,8 @@ import asyncio
 import logging
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -23,17 +21,12 @@ import soundfile
 
 from agents.extraction import extract, load_models
 from benchmarks.machine import describe
-from benchmarks.worker import all_records, pinned_worker
+from benchmarks.worker import all_records, broker_and_worker, sample_calls, send_and_wait
 from pipeline.audio.listener import CallListener, HeardUtterance
 from pipeline.audio.resampling import to_wide
-from pipeline.broker.kafka import EmbeddedBroker
-from pipeline.cancellation import stop_consumer
 from pipeline.models.detector import load_vad
 from pipeline.sample import sample_path
-from pipeline.sending import CallSender, SendOptions
 from pipeline.settings import Settings, load
-from pipeline.topics import create_topics
-from pipeline.watching import open_results, read_transitions
 from schemas.media import AudioFormat
 from schemas.results import Transition
 from schemas.stream import Utterance
@@ -93,23 +86,6 @@ def _utterance(heard: HeardUtterance) -> Utterance:
     return Utterance("call", heard.channel, span.start_sample, span.end_sample, 8000, heard.audio.astype("<i2").tobytes())
 
 
-async def send_and_follow(settings: Settings, call_ids: list[str], *, realtime: bool) -> None:
-    """Send the sample under each of these ids and wait for all of their tasks."""
-    consumer = await open_results(settings, from_begin=True)
-    final: dict[str, set[Technology]] = {call_id: set() for call_id in call_ids}
-    try:
-        async with CallSender(settings) as sender:
-            for call_id in call_ids:
-                await sender.send(sample_path(), SendOptions(call_id=call_id, chunk_ms=250, realtime=realtime))
-        async for item in read_transitions(consumer):
-            if item is not None and item[0].task.state.is_final and item[0].call_id in final:
-                final[str(item[0].call_id)].add(item[0].technology)
-            if all(len(done) == 4 for done in final.values()):
-                return
-    finally:
-        await stop_consumer(consumer)
-
-
 async def latencies_ms(settings: Settings, call_id: str) -> dict[Technology, list[float]]:
     """From the chunk that closes an utterance to each partial result that it makes."""
     sent_ms = {(r.partition, r.offset): r.timestamp for r in await all_records(settings, "media")}
@@ -147,17 +123,14 @@ def report_core(core: Core) -> float:
 
 def report_chain(settings: Settings, core: Core, limit_s: float, calls: int) -> None:
     """Run calls through Kafka and a worker; print throughput, memory and latency."""
-    with tempfile.TemporaryDirectory() as name, EmbeddedBroker(settings.cache_dir) as broker:
-        here = msgspec.structs.replace(settings, broker=broker.bootstrap)
-        asyncio.run(create_topics(here))
-        with pinned_worker(here, Path(name)) as usage:
-            asyncio.run(send_and_follow(here, ["warm-up"], realtime=False))
-            before_s = usage().cpu_s
-            began_s = time.monotonic()
-            asyncio.run(send_and_follow(here, [f"call-{number}" for number in range(calls)], realtime=False))
-            elapsed_s, after = time.monotonic() - began_s, usage()
-            asyncio.run(send_and_follow(here, ["live"], realtime=True))
-            latency = asyncio.run(latencies_ms(here, "live"))
+    with broker_and_worker(settings) as (here, usage):
+        asyncio.run(send_and_wait(here, sample_calls(["warm-up"], chunk_ms=250)))
+        before_s = usage().cpu_s
+        began_s = time.monotonic()
+        asyncio.run(send_and_wait(here, sample_calls([f"call-{number}" for number in range(calls)], chunk_ms=250)))
+        elapsed_s, after = time.monotonic() - began_s, usage()
+        asyncio.run(send_and_wait(here, sample_calls(["live"], chunk_ms=250, realtime=True)))
+        latency = asyncio.run(latencies_ms(here, "live"))
     spent_s = after.cpu_s - before_s
     print(
         f"\nchain, {calls} calls at once: {calls * core.audio_s / spent_s:.1f} audio s per CPU s, {elapsed_s:.1f} s elapsed, ",

@@ -14,37 +14,23 @@ import itertools
 import logging
 import os
 import sys
-import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
-import soundfile
 from aiokafka import AIOKafkaProducer
 
-from agents.extraction import extract, load_models
-from agents.extraction_call import ExtractionCall
+from benchmarks.calls import FORMAT, Shape, Track, limit_cpu_s
 from benchmarks.machine import describe
-from benchmarks.worker import Usage, all_records, pinned_worker
-from pipeline.audio.listener import CallListener, HeardUtterance
-from pipeline.audio.segments import SegmentLog
-from pipeline.broker.kafka import EmbeddedBroker
+from benchmarks.worker import Usage, all_records, broker_and_worker
 from pipeline.connection import aiokafka_options
-from pipeline.models.detector import load_vad
 from pipeline.records import chunk_headers
-from pipeline.sample import sample_path
-from pipeline.scoring.language_scorer import LanguageScorer
 from pipeline.settings import Settings, load
-from pipeline.topics import create_topics
-from pipeline.wanted import needs_of
-from schemas.media import AudioFormat, CallOptions
 from schemas.results import Transition, VadResult
-from schemas.stream import CallBegin, Print, PrintRecord, Utterance
+from schemas.stream import Print, PrintRecord
 from schemas.tasks import Technology
 
 VAD = Technology.VOICE_ACTIVITY_DETECTION
@@ -52,61 +38,9 @@ STEPS = (20, 40, 60, 80, 100, 120)
 MEASURED_S = 60.0
 WARM_UP_S = 15.0
 LATEST_MS = 500.0
-FORMAT = AudioFormat(sample_rate_hz=8000, channels=2)
 _RESULT = msgspec.json.Decoder(Transition)
 _SEGMENTS = msgspec.json.Decoder(VadResult)
 _PRINT: msgspec.msgpack.Decoder[PrintRecord] = msgspec.msgpack.Decoder(PrintRecord)
-
-
-class Shape(NamedTuple):
-    """What calls are like: their length, the share of speech in each channel, and how much audio a record holds."""
-
-    seconds: float
-    speech: float
-    chunk_ms: int
-
-
-class Track:
-    """Endless audio with as much speech as is wanted: the bundled call, again and again, with pauses."""
-
-    def __init__(self, settings: Settings, shape: Shape) -> None:
-        self.shape = shape
-        frames = np.asarray(soundfile.read(sample_path(), dtype="int16", always_2d=True)[0], np.int16)
-        self.silero = load_vad(settings.cache_dir, settings.manifest_path)
-        heard = [one for one in self.listen(frames) if isinstance(one, HeardUtterance)]
-        speech = sum(one.span.end_sample - one.span.start_sample for one in heard) / 2
-        pause = max(0, round(speech / shape.speech) - len(frames)) if shape.speech else 0
-        self._frames: npt.NDArray[np.int16] = np.concatenate([frames, np.zeros((pause, 2), np.int16)])
-        if not shape.speech:
-            self._frames = np.zeros((8000, 2), np.int16)
-
-    def listen(self, frames: npt.NDArray[np.int16]) -> Iterator[Any]:
-        """What voice activity detection hears in a call, chunk by chunk."""
-        listener, step = CallListener(FORMAT, self.silero), 8 * self.shape.chunk_ms
-        for at in range(0, len(frames), step):
-            yield from listener.feed(frames[at : at + step].astype("<i2").tobytes())
-        yield from listener.finish()
-
-    def of_call(self, number: int) -> npt.NDArray[np.int16]:
-        """Another begin for each call."""
-        begin = number * 7919 * 8 % len(self._frames)
-        return np.take(self._frames, range(begin, begin + round(self.shape.seconds * 8000)), axis=0, mode="wrap")
-
-
-def limit_cpu_s(settings: Settings, track: Track) -> float:
-    """CPU seconds per second of call, without Kafka and Faust: detection, and the models on what is wanted."""
-    models, frames, needs = load_models(settings), track.of_call(0), needs_of(CallOptions(), settings)
-    segments = SegmentLog(FORMAT, 8000)
-    call = ExtractionCall(CallBegin("c", 2, CallOptions(), ""), LanguageScorer(settings))
-    began_s = time.thread_time()
-    for one in track.listen(frames):
-        if isinstance(one, HeardUtterance):
-            wanted, span = needs.of_utterance(segments.speech_ms(one.channel)), one.span
-            segments.add(one.channel, span)
-            audio = one.audio.astype("<i2").tobytes()
-            utterance = Utterance("c", one.channel, span.start_sample, span.end_sample, 8000, audio, *wanted)
-            call.add(utterance, extract(models, utterance, call.wants_language(utterance)).languages)
-    return (time.thread_time() - began_s) / track.shape.seconds
 
 
 class Callers:
@@ -218,11 +152,8 @@ async def run(settings: Settings, track: Track, calls: int, usage: Callable[[], 
 
 def measure(settings: Settings, track: Track, calls: int) -> Measured:
     """A broker, a worker, and so many calls."""
-    with tempfile.TemporaryDirectory() as name, EmbeddedBroker(settings.cache_dir) as broker:
-        here = msgspec.structs.replace(settings, broker=broker.bootstrap)
-        asyncio.run(create_topics(here))
-        with pinned_worker(here, Path(name)) as usage:
-            return asyncio.run(run(here, track, calls, usage))
+    with broker_and_worker(settings) as (here, usage):
+        return asyncio.run(run(here, track, calls, usage))
 
 
 def shown(values: list[float]) -> str:

@@ -1,18 +1,29 @@
 """A worker process on one core, and what it left on Kafka."""
 
+import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 from aiokafka import ConsumerRecord
 
+from pipeline.broker.kafka import EmbeddedBroker
 from pipeline.broker.process import GuardedProcess
 from pipeline.cancellation import stop_consumer
+from pipeline.sample import sample_path
+from pipeline.sending import CallSender, SendOptions
 from pipeline.settings import Settings
+from pipeline.topics import create_topics
+from pipeline.watching import open_results, read_transitions
 from pipeline.whole_topic import open_topic
+from schemas.tasks import Technology
+
+TASKS = 4  # of a call that asks for nothing
 
 
 class Usage(NamedTuple):
@@ -39,6 +50,16 @@ def pinned_worker(settings: Settings, folder: Path, core: int = 0, **changed: st
         process.close()
 
 
+@contextmanager
+def broker_and_worker(settings: Settings) -> Iterator[tuple[Settings, Callable[[], Usage]]]:
+    """A broker of its own with the topics, and a worker on the first core; gives settings that lead there."""
+    with tempfile.TemporaryDirectory() as name, EmbeddedBroker(settings.cache_dir) as broker:
+        here = msgspec.structs.replace(settings, broker=broker.bootstrap)
+        asyncio.run(create_topics(here))
+        with pinned_worker(here, Path(name)) as usage:
+            yield here, usage
+
+
 def usage_of(pid: int) -> Usage:
     """What a process has used."""
     proc = Path("/proc") / str(pid)
@@ -60,3 +81,35 @@ async def all_records(settings: Settings, topic: str) -> "list[ConsumerRecord[by
         return records
     finally:
         await stop_consumer(consumer)
+
+
+def sample_calls(call_ids: Sequence[str], *, chunk_ms: int = 500, realtime: bool = False) -> list[tuple[Path, SendOptions]]:
+    """The bundled call under each of these ids."""
+    return [(sample_path(), SendOptions(call_id=one, chunk_ms=chunk_ms, realtime=realtime)) for one in call_ids]
+
+
+async def send(settings: Settings, calls: Sequence[tuple[Path, SendOptions]]) -> None:
+    """Send files as calls, one after the other."""
+    async with CallSender(settings) as sender:
+        for path, how in calls:
+            await sender.send(path, how)
+
+
+async def wait_final(settings: Settings, call_ids: Collection[str]) -> None:
+    """Until all tasks of these calls have ended."""
+    final: dict[str, set[Technology]] = {call_id: set() for call_id in call_ids}
+    consumer = await open_results(settings, from_begin=True)
+    try:
+        async for item in read_transitions(consumer):
+            if item is not None and item[0].task.state.is_final and item[0].call_id in final:
+                final[str(item[0].call_id)].add(item[0].technology)
+            if all(len(done) == TASKS for done in final.values()):
+                return
+    finally:
+        await stop_consumer(consumer)
+
+
+async def send_and_wait(settings: Settings, calls: Sequence[tuple[Path, SendOptions]]) -> None:
+    """Send files as calls, and wait until all of their tasks have ended."""
+    await send(settings, calls)
+    await wait_final(settings, {str(how.call_id) for _, how in calls})

@@ -1,15 +1,16 @@
 """What a second of audio costs may not grow unnoticed. Counts, not times: they hardly depend on the machine."""
 
+import subprocess
+import sys
+
 import pytest
 
 from benchmarks import guard
 
 
 def test_allocations_and_calls_have_not_grown() -> None:
-    recorded = guard.recorded()
-    if recorded is None:
+    if guard.recorded() is None:
         pytest.skip(f"nothing is on record for Python {guard.PYTHON}: python -m benchmarks.guard --record")
-    for name, counts in guard.measure().items():
-        assert counts.allocations <= guard.GROWTH * recorded[name].allocations, f"{name}: see benchmarks/guard.py"
-        assert counts.calls <= guard.GROWTH * recorded[name].calls, f"{name}: see benchmarks/guard.py"
-        assert counts.allocations > recorded[name].allocations / 2, f"{name}: record anew, so that less stays less"
+    # in a process of its own: what other tests leave running in this one allocates too
+    found = subprocess.run([sys.executable, "-m", "benchmarks.guard"], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr

@@ -1,0 +1,68 @@
+"""How many hours of audio an hour of one core takes from files, and what Kafka and Faust add to the models.
+
+    python -m benchmarks.batch [CALLS]
+
+Two-channel files of five minutes at 8000 Hz, 40 % speech in each channel, are sent as fast as a worker of all agents on one
+core takes them. The limit in the same run is the same audio through the same detector and the same onnxruntime sessions without
+Kafka and Faust. Twice: as it is by default, where models stop when a channel has said enough, and with `exhaustive`.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import soundfile
+
+from benchmarks.calls import DEFAULTS, RATE_HZ, Shape, Track, limit_cpu_s
+from benchmarks.machine import describe
+from benchmarks.worker import broker_and_worker, send_and_wait
+from pipeline.sending import SendOptions
+from pipeline.settings import load
+from schemas.media import CallOptions
+
+SHAPE = Shape(300.0, 0.4, 500)
+CALLS = 12
+WAYS = (("default", DEFAULTS), ("exhaustive", CallOptions(exhaustive=True)))
+
+
+def write_files(track: Track, folder: Path, count: int) -> list[Path]:
+    """Files of calls, each with another begin."""
+    paths = [folder / f"call-{number}.wav" for number in range(count)]
+    for number, path in enumerate(paths):
+        soundfile.write(path, track.of_call(number), RATE_HZ)
+    return paths
+
+
+def as_calls(paths: Sequence[Path], name: str, options: CallOptions) -> list[tuple[Path, SendOptions]]:
+    """Each file under an id of its own."""
+    text = msgspec.json.encode(options).decode()
+    return [(path, SendOptions(call_id=f"{name}-{path.stem}", chunk_ms=SHAPE.chunk_ms, options=text)) for path in paths]
+
+
+def main() -> None:
+    """Measure and print."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    settings, count = load(), int(sys.argv[1]) if len(sys.argv) > 1 else CALLS
+    os.sched_setaffinity(0, set(range(1, os.cpu_count() or 1)) or {0})  # the worker has core 0 for itself
+    print(describe() + "\n")
+    print("| models | audio hours an hour of one core | without Kafka and Faust (the limit) | CPU, ours to the limit |")
+    print("|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as name, broker_and_worker(settings) as (here, usage):
+        track = Track(settings, SHAPE)
+        paths = write_files(track, Path(name), count)
+        asyncio.run(send_and_wait(here, as_calls(paths[:1], "warm-up", DEFAULTS)))
+        for way, options in WAYS:
+            before_s = usage().cpu_s
+            asyncio.run(send_and_wait(here, as_calls(paths, way, options)))
+            ours = (usage().cpu_s - before_s) / (SHAPE.seconds * count)
+            limit = limit_cpu_s(settings, track, options, range(count))
+            print(f"| {way} | {1 / ours:.0f} | {1 / limit:.0f} | {ours / limit:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
