@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from pipeline.letters_command import dead_letters
 from pipeline.planning_command import plan
 from pipeline.query.keys_command import keys
 from pipeline.settings import Settings, SettingsError, describe, load
+
+# numpy's products are small beside the models, and work is spread over utterances: more threads of OpenBLAS only wait, which
+# doubled the CPU that a worker takes on two cores. It is read when numpy is imported, behind this.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 ENCODINGS = ("pcm_s16le", "mulaw", "alaw")
