@@ -1,5 +1,5 @@
-"""What callstream costs, measured; each module is a program."""
+"""What the parts cost and how right they are; each module runs by itself, `python -m benchmarks.NAME`."""
 
 import os
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in the command line; one thread is what is measured
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line does

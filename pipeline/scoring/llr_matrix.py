@@ -8,12 +8,14 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.scoring.calibration import BandMeans, ComparisonBackend, Side, built_in_comparison, shortness, side, silent
-from pipeline.scoring.voiceprint import SPEAKER_DIMENSION, Voiceprint
+from pipeline.scoring.calibration import BandMeans, ComparisonBackend, Side, built_in_comparison, shortness, side
+from pipeline.scoring.voiceprint import SPEAKER_DIMENSION, VOICE_DIMENSION, Voiceprint
 
 Float32 = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
 
 _BLOCK: Final = 1 << 18  # scores at once, so that they are still in the processor's cache when they are touched again
+_MAX_BLOCK_ROWS: Final = 1024  # so are their voiceprints
 
 
 def comparison_llr(a: Sequence[Voiceprint], b: Sequence[Voiceprint], backend: ComparisonBackend | None = None) -> Float32:
@@ -27,74 +29,105 @@ def comparison_llr(a: Sequence[Voiceprint], b: Sequence[Voiceprint], backend: Co
     return _long_by_short(b, side(a, backend), backend)
 
 
-class _Embedding(NamedTuple):
-    """One embedding of the short list, with what subtracting a mean from the long list's takes.
-
-    `factors` (d, m + 2) holds the short list without means, of unit length, and the means of both bands; `of_means` (2, m) and
-    `means` (2, 2) their products with the means; `weight` and `short` what the cosine is multiplied by.
-    """
-
-    factors: Float32
-    of_means: Float32
-    means: Float32
-    weight: np.float32
-    short: np.float32
-
-
-def _embedding(columns: Float32, means: BandMeans[list[float]], weight: float, short: float) -> _Embedding:
-    both = np.array([means.wide, means.telephone], np.float32)
-    factors = np.ascontiguousarray(np.concatenate([columns, both]).T)
-    return _Embedding(factors, both @ columns.T, both @ both.T, np.float32(weight), np.float32(short))
-
-
 def _long_by_short(rows: Sequence[Voiceprint], columns: Side, backend: ComparisonBackend) -> Float32:
-    """The means are subtracted from the products, not from the long list: that would take longer than the product."""
-    speaker_weight, voice_weight, _, speaker_short, voice_short, *_ = backend.weights
-    speaker = _embedding(columns.speaker, backend.speaker_means, speaker_weight, speaker_short)
-    voice = _embedding(columns.voice, backend.voice_means, voice_weight, voice_short)
-    matrix, short = np.stack([one.embedding for one in rows]), shortness(rows).astype(np.float32)
-    llr = np.empty((len(rows), len(columns.short)), np.float32)
-    step = max(1, _BLOCK // len(columns.short))
-    for begin in range(0, len(rows), step):
+    matrix = np.concatenate([one.embedding for one in rows]).reshape(len(rows), -1)
+    short = shortness(rows).astype(np.float32)
+    llr = matrix_llr(matrix, short, columns, backend)
+    llr[[one.speech_s <= 0 for one in rows]] = 0.0
+    return llr
+
+
+def matrix_llr(matrix: Float32, short: Float32, columns: Side, backend: ComparisonBackend) -> Float32:
+    """Rows (n, 448) with their shortness (n,) against columns: float32 (n, m), little more than one matrix product.
+
+    The bands' means are subtracted from the products and not from the rows, which would take longer when there are few columns:
+    of a row x of unit length with mean m, (x - m)·y = x·y - m·y, and |x - m|² = 1 - 2 x·m + |m|².
+    """
+    scorer, count = _Scorer(columns, backend), len(columns.short)
+    step = max(1, min(_MAX_BLOCK_ROWS, _BLOCK // max(1, count), len(matrix)))
+    llr = np.empty((len(matrix), count), np.float32)
+    voice, scratch = (np.empty((step, count), np.float32) for _ in range(2))
+    for begin in range(0, len(matrix), step):
         part = slice(begin, begin + step)
-        halves = matrix[part, :SPEAKER_DIMENSION], matrix[part, SPEAKER_DIMENSION:]
-        narrow = _narrow(halves[0], backend)
-        share = np.stack([1 - narrow, narrow], axis=1)
-        llr[part] = _weighted(halves[0], speaker, share, short[part], columns.short)
-        llr[part] += _weighted(halves[1], voice, share, short[part], columns.short)
-        _add_rest(llr[part], narrow, short[part], columns, backend)
-    llr[silent(rows, matrix)] = 0.0
+        size = len(matrix[part])
+        scorer.score(matrix[part], short[part], llr[part], voice[:size], scratch[:size])
     llr[:, columns.silent] = 0.0
     return llr
 
 
-def _narrow(speaker: Float32, backend: ComparisonBackend) -> Float32:
-    odds = speaker @ np.array(backend.narrow_direction, np.float32) + np.float32(backend.narrow_bias)
-    narrow: Float32 = (1 / (1 + np.exp(-odds))).astype(np.float32)
-    return narrow
+class _Embedding(NamedTuple):
+    """One embedding of the short list, with what subtracting a mean from the long list's takes.
 
-
-def _weighted(rows: Float32, one: _Embedding, share: Float32, short: Float32, column_short: Float32) -> Float32:
-    """Cosines (n, m) of rows of unit length less the mean of their band, times their weight.
-
-    Of a row x with mean m: (x - m)·y = x·y - m·y, and |x - m|² = 1 - 2 x·m + |m|².
+    `columns` (d, m) are of unit length and without means; `probes` (d, 3) are the means of both bands and the direction of
+    narrowness; `of_means` (2, m) and `squares` (2, 2) products of the means with the columns and with each other. A cosine is
+    multiplied by `weight`, and by `on_short` times the sum of both shortnesses, those of columns being in `by_short` (2, m).
     """
-    products = rows @ one.factors
-    of_means = products[:, -2:]
-    squares = 1 - 2 * (share * of_means).sum(axis=1) + np.einsum("ij,jk,ik->i", share, one.means, share)
-    cosines = products[:, :-2]
-    cosines -= share @ one.of_means
-    weights = np.add.outer(one.weight + one.short * short, one.short * column_short)
-    weights /= np.sqrt(np.maximum(squares, 1e-9))[:, np.newaxis]
-    cosines *= weights
-    return cosines
+
+    columns: Float32
+    probes: Float32
+    of_means: Float32
+    squares: Float32
+    weight: np.float32
+    on_short: np.float32
+    by_short: Float32
 
 
-def _add_rest(llr: Float32, narrow: Float32, short: Float32, columns: Side, backend: ComparisonBackend) -> None:
-    """What does not depend on how alike they are."""
-    _, _, on_short, _, _, on_narrow, on_both = (np.float32(weight) for weight in backend.weights)
-    of_row = on_short * short + on_narrow * narrow
-    of_column = on_short * columns.short + on_narrow * columns.narrow + np.float32(backend.bias)
-    llr += np.stack([of_row, np.ones_like(short), on_both * narrow], axis=1) @ np.stack(
-        [np.ones_like(of_column), of_column, columns.narrow]
-    )
+def _embedding(
+    columns: Float32, short: Float32, means: BandMeans[list[float]], direction: Sequence[float], weight: float, on_short: float
+) -> _Embedding:
+    both = np.array([means.wide, means.telephone], np.float32)
+    probes = np.array([means.wide, means.telephone, direction], np.float32)
+    by_short = np.stack([np.ones_like(short), np.float32(on_short) * short])
+    of_columns = np.ascontiguousarray(columns.T), np.ascontiguousarray(probes.T), both @ columns.T
+    return _Embedding(*of_columns, both @ both.T, np.float32(weight), np.float32(on_short), by_short)
+
+
+class _Scorer:
+    """Scores blocks of the long list against the whole short one."""
+
+    def __init__(self, columns: Side, backend: ComparisonBackend) -> None:
+        speaker, voice, on_short, speaker_short, voice_short, on_narrow, on_both = backend.weights
+        direction, none = backend.narrow_direction, [0.0] * VOICE_DIMENSION
+        self._speaker = _embedding(columns.speaker, columns.short, backend.speaker_means, direction, speaker, speaker_short)
+        self._voice = _embedding(columns.voice, columns.short, backend.voice_means, none, voice, voice_short)
+        self._narrow_bias = np.float32(backend.narrow_bias)
+        self._on_short, self._on_narrow, self._on_both = (np.float32(one) for one in (on_short, on_narrow, on_both))
+        of_column = self._on_short * columns.short + self._on_narrow * columns.narrow + np.float32(backend.bias)
+        self._rest = np.stack([np.ones_like(of_column), of_column, columns.narrow])
+
+    def score(self, matrix: Float32, short: Float32, llr: Float32, voice: Float32, scratch: Float32) -> None:
+        """Into `llr`; what is in `voice` and `scratch`, of its shape, is overwritten."""
+        halves = matrix[:, :SPEAKER_DIMENSION], matrix[:, SPEAKER_DIMENSION:]
+        probed = halves[0] @ self._speaker.probes, halves[1] @ self._voice.probes
+        narrow = (1 / (1 + np.exp(-(probed[0][:, -1] + self._narrow_bias)))).astype(np.float32)
+        share = np.stack([1 - narrow, narrow], axis=1)
+        _weighted(halves[0], self._speaker, probed[0][:, :2], share, short, llr, scratch)
+        _weighted(halves[1], self._voice, probed[1][:, :2], share, short, voice, scratch)
+        llr += voice
+        # what does not depend on how alike they are
+        of_row = np.stack(
+            [self._on_short * short + self._on_narrow * narrow, np.ones_like(short), self._on_both * narrow], axis=1
+        )
+        np.dot(of_row, self._rest, out=scratch)
+        llr += scratch
+        llr[_zeros(halves[0], probed[0]) | _zeros(halves[1], probed[1])] = 0.0
+
+
+def _zeros(rows: Float32, probed: Float32) -> Bools:
+    """Which rows hold nothing but zeros (n,); what their products with the probes are says which to look at."""
+    found: Bools = np.logical_not(probed.any(axis=1))
+    found[found] = np.logical_not(rows[found].any(axis=1))
+    return found
+
+
+def _weighted(
+    rows: Float32, one: _Embedding, of_means: Float32, share: Float32, short: Float32, out: Float32, scratch: Float32
+) -> None:
+    """Into `out` (n, m): cosines of rows less the mean of their band, times their weight."""
+    squares = 1 - 2 * (share * of_means).sum(axis=1) + np.einsum("ij,jk,ik->i", share, one.squares, share)
+    lengths = 1 / np.sqrt(np.maximum(squares, 1e-9))
+    np.dot(rows, one.columns, out=out)
+    np.dot(share, one.of_means, out=scratch)
+    out -= scratch
+    np.dot(np.stack([(one.weight + one.on_short * short) * lengths, lengths], axis=1), one.by_short, out=scratch)
+    out *= scratch
