@@ -16,7 +16,22 @@ from pathlib import Path
 
 from benchmarks.machine import describe
 
-NAMES = ("peers", "chain", "live", "memory", "vad", "query", "starting", "recovery", "guard", "enough", "calibration")
+NAMES = (
+    "peers",
+    "chain",
+    "batch",
+    "live",
+    "scale",
+    "startup",
+    "memory",
+    "vad",
+    "query",
+    "starting",
+    "recovery",
+    "guard",
+    "enough",
+    "calibration",
+)
 OUTPUT = Path("build")
 _RULE = re.compile(r"\|(?::?-+:?\|)+$")
 

@@ -34,7 +34,7 @@ from schemas.stream import Print, PrintRecord
 from schemas.tasks import Technology
 
 VAD = Technology.VOICE_ACTIVITY_DETECTION
-STEPS = (20, 40, 60, 80, 100, 120)
+STEPS = (40, 60, 80, 100)
 MEASURED_S = 60.0
 WARM_UP_S = 15.0
 LATEST_MS = 500.0
