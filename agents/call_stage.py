@@ -4,6 +4,8 @@ Speech and prints may come twice (at-least-once delivery); a print counts once, 
 """
 
 import asyncio
+import logging
+import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from typing import Generic, TypeVar
@@ -23,10 +25,19 @@ from schemas.media import MAX_CHANNELS
 from schemas.stream import CallBegin, CallEnd, Fault, Print, PrintRecord
 from schemas.tasks import Technology
 
+logger = logging.getLogger(__name__)
+
 Evidence = TypeVar("Evidence")
 
 _DECODER: msgspec.msgpack.Decoder[PrintRecord] = msgspec.msgpack.Decoder(PrintRecord)
 _REMEMBERED_CALLS = 20_000
+_FILE_PATIENCE_S = 86_400.0  # a file's end is waited for as long
+_LATE_END_S = 600.0
+
+
+def longest_silence_s(settings: Settings) -> float:
+    """How long an open call may say nothing; who is silent for longer has ended, and only its begin came again, late."""
+    return max(settings.max_call_s, _FILE_PATIENCE_S) + _LATE_END_S
 
 
 class CallInWork(Generic[Evidence]):
@@ -39,6 +50,7 @@ class CallInWork(Generic[Evidence]):
         self.seen: set[tuple[int, int]] = set()
         self.is_decided = False  # its task is final before the call has ended
         self.receipts: list[Receipt] = []
+        self.last_s = time.monotonic()  # when its last record came
 
 
 class CallStage(ABC, Generic[Evidence]):
@@ -100,7 +112,11 @@ class CallStage(ABC, Generic[Evidence]):
         """Nothing to let go of."""
 
     async def tick(self) -> None:
-        """Nothing is due by time."""
+        """Let go of calls whose end will not come."""
+        since_s = time.monotonic() - longest_silence_s(self.settings)
+        for call in [call for call in self._calls.values() if call.last_s < since_s]:
+            logger.warning("call %s: nothing came for very long, nor will its end; it is let go of", call.begin.call_id)
+            self._let_go(call)
 
     def forget(self) -> None:
         """Drop all open calls; those of which this task is final stay known."""
@@ -112,6 +128,7 @@ class CallStage(ABC, Generic[Evidence]):
         call = self._calls.get(heard.call_id)
         if call is not None:
             call.receipts.append(receipt)
+            call.last_s = time.monotonic()
             await self._go_on(call, heard, record.source)
         elif isinstance(heard, CallBegin) and heard.call_id not in self._ended:
             await self.prepare(heard, record)

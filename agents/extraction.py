@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import numpy as np
 
-from agents.call_stage import CallStage, add_voiceprint
+from agents.call_stage import CallStage, add_voiceprint, longest_silence_s
 from agents.extraction_call import ExtractionCall
 from pipeline.audio.resampling import to_wide
 from pipeline.delivery import Receipt
@@ -47,7 +47,6 @@ logger = logging.getLogger(__name__)
 
 _DECODER: msgspec.msgpack.Decoder[SpeechRecord] = msgspec.msgpack.Decoder(SpeechRecord)
 _ENCODER = msgspec.msgpack.Encoder()
-_LATE_END_S = 600.0
 
 
 def extract(models: ModelSet, utterance: Utterance, wants_language: bool = True) -> Print:
@@ -113,12 +112,10 @@ class ExtractionStage:
         self._calls.clear()
 
     async def tick(self) -> None:
-        """Let go of calls that no live call outlasts: the begin of one that ended long ago came late, and its end will not."""
-        max_s = self._settings.max_call_s + _LATE_END_S
-        for call_id in [call_id for call_id, call in self._calls.items() if time.monotonic() - call.begun_s > max_s]:
-            logger.warning(
-                "call %s began over %g s ago and has not ended: its begin came late, it is let go of", call_id, max_s
-            )
+        """Let go of calls whose end will not come."""
+        since_s = time.monotonic() - longest_silence_s(self._settings)
+        for call_id in [call_id for call_id, call in self._calls.items() if call.last_s < since_s]:
+            logger.warning("call %s: nothing came for very long, nor will its end; it is let go of", call_id)
             self._let_go(call_id)
 
     async def process(self, record: Record, receipt: Receipt) -> None:
@@ -130,6 +127,8 @@ class ExtractionStage:
         if isinstance(speech, CallBegin) and not 1 <= speech.channels <= MAX_CHANNELS:
             # What is kept for each channel would take all memory, and the worker with it, again and again.
             raise DeadLetterError(DeadLetterType.RECORD_INVALID, f"not a speech record: a call of {speech.channels} channels")
+        if (call := self._calls.get(speech.call_id)) is not None:
+            call.touch()
         is_held = isinstance(speech, CallBegin) and await self._open(speech, record, receipt)
         if await self._index.holds(record, speech):
             if isinstance(speech, Utterance):
@@ -172,7 +171,9 @@ class ExtractionStage:
     async def fail(self, record: Record, message: str) -> None:
         """Tell the agents behind that this call cannot be heard to its end."""
         call_id = (record.key or b"").decode(errors="replace")
-        await self._publish(record, _ENCODER.encode(Fault(call_id, message)))
+        fault = Fault(call_id, message)
+        await self._publish(record, _ENCODER.encode(fault))
+        await self._index.note(record, fault)
         self._let_go(call_id)
 
     async def _publish(self, record: Record, value: bytes | None) -> None:

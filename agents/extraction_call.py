@@ -24,11 +24,15 @@ class ExtractionCall:
         self._known = set(range(begin.channels)) if language_faults(begin.options) else set()
         self._seen: set[tuple[int, int]] = set()
         self._receipts: list[Receipt] = []
-        self.begun_s = time.monotonic()
+        self.last_s = time.monotonic()  # when its last record came
 
     def hold(self, receipt: Receipt) -> None:
         """Hold this receipt of the begin."""
         self._receipts.append(receipt)
+
+    def touch(self) -> None:
+        """A record of it came."""
+        self.last_s = time.monotonic()
 
     def release(self) -> None:
         """Give the begin's offsets back."""

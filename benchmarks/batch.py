@@ -2,9 +2,10 @@
 
     python -m benchmarks.batch [CALLS]
 
-Two-channel files of five minutes at 8000 Hz, 40 % speech in each channel, are sent as fast as a worker of all agents on one
-core takes them. The limit in the same run is the same audio through the same detector and the same onnxruntime sessions without
-Kafka and Faust. Twice: as it is by default, where models stop when a channel has said enough, and with `exhaustive`.
+Two-channel files of five minutes at 8000 Hz, 40 % speech in each channel, are sent as `callstream send` does, as fast as a
+worker of all agents on one core takes them. The limit in the same run is the same audio through the same detector and the same
+onnxruntime sessions without Kafka and Faust. Twice: as it is by default, where models stop when a channel has said enough, and
+with `exhaustive`.
 """
 
 import asyncio

@@ -64,7 +64,7 @@ class PrintIndex(PartitionScan[Known]):
         return await self._has(record, speech.call_id, speech_id(speech))
 
     async def has_ended(self, record: Record, call_id: str) -> bool:
-        """Whether the call's end was passed on, within that time."""
+        """Whether the call's end was passed on, within that time, as far as the scan went back."""
         return any([await self._has(record, call_id, speech_id(end)) for end in (CallEnd(call_id, 0), Fault(call_id, ""))])
 
     async def _has(self, record: Record, call_id: str, part: SpeechId) -> bool:

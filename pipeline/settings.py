@@ -112,9 +112,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     language_sure_s: Annotated[float, Meta(ge=0, description="speech that a channel needs for that")] = 10.0
     language_enough: Annotated[
         float,
-        Meta(ge=0, le=1, description="probability of a channel's language at which it is not identified further; 0: never"),
+        Meta(
+            ge=0,
+            le=1,
+            description="probability of a channel's language at which it is not identified further, LANGUAGE_SURE where that "
+            "is higher; 0: never",
+        ),
     ] = 0.95
-    language_enough_s: Annotated[float, Meta(ge=0, description="speech that a channel needs for that")] = 10.0
+    language_enough_s: Annotated[
+        float, Meta(ge=0, description="speech that a channel needs for that, LANGUAGE_SURE_S where that is longer")
+    ] = 10.0
     voiceprint_enough_s: Annotated[
         float, Meta(ge=0, description="speech of a channel after which its voiceprint takes no more in; 0: never")
     ] = 30.0

@@ -48,7 +48,7 @@ def test_what_a_command_does_not_use_is_not_loaded() -> None:
 def test_numpy_has_one_thread_unless_the_user_wants_more() -> None:
     """Others would wait for work in a loop, and take a core each for it."""
     code = "import pipeline.cli, numpy, threadpoolctl; print({one['num_threads'] for one in threadpoolctl.threadpool_info()})"
-    for environment, threads in (({}, 1), ({"OPENBLAS_NUM_THREADS": "2"}, min(2, os.cpu_count() or 1))):
+    for environment, threads in (({}, 1), ({"OPENBLAS_NUM_THREADS": "2"}, min(2, len(os.sched_getaffinity(0))))):
         kept = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"} | environment
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=kept)
         assert found.stdout == f"{{{threads}}}\n"

@@ -105,9 +105,9 @@ def _weights(name: str) -> bytes:
     return resources.files("pipeline.scoring").joinpath("weights", f"{name}.json").read_bytes()
 
 
-def silent(voiceprints: Sequence[Voiceprint], matrix: Float32 | None = None) -> npt.NDArray[np.bool_]:
-    """Which of them say nothing of a voice (n,): no speech, or an embedding that is all zeros. `matrix` are the embeddings."""
-    matrix = np.stack([one.embedding for one in voiceprints]) if matrix is None else matrix
+def silent(voiceprints: Sequence[Voiceprint]) -> npt.NDArray[np.bool_]:
+    """Which of them say nothing of a voice (n,): no speech, or an embedding that is all zeros."""
+    matrix = np.stack([one.embedding for one in voiceprints])
     whole = matrix[:, :SPEAKER_DIMENSION].any(axis=1) & matrix[:, SPEAKER_DIMENSION:].any(axis=1)
     spoken: npt.NDArray[np.bool_] = np.array([one.speech_s > 0 for one in voiceprints]) & whole
     return np.logical_not(spoken)

@@ -8,6 +8,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from agents.call_stage import CallStage
 from agents.extraction import ExtractionStage
 from pipeline.scoring.voiceprint import VoiceprintSum, decode, encode, unpack
 from schemas.stream import Print, PrintRecord, SpeechRecord, Utterance
@@ -133,9 +134,24 @@ async def test_a_begin_whose_end_will_not_come_is_let_go_of(open_bench: OpenBenc
         await bench.tick()
         assert frame.acknowledged["speech"] == []
         (call,) = cast(ExtractionStage, frame.stage)._calls.values()
-        call.begun_s -= 13 * 3600
+        call.last_s -= 25 * 3600
         await bench.tick()
         assert frame.acknowledged["speech"] == [0]
+
+
+async def test_the_agents_behind_let_go_of_a_begin_whose_end_will_not_come_too(open_bench: OpenBench) -> None:
+    once = await heard(open_bench, ENOUGH)
+    async with open_bench(**ENOUGH) as bench:
+        await bench.produce("prints", once.log["prints"][0].key, once.log["prints"][0].value)
+        stages = [(one, one.stage._calls) for one in bench.frames if isinstance(one.stage, CallStage) and one.stage._calls]
+        assert len(stages) == 3  # nobody asked for comparisons
+        await bench.tick()
+        assert all(frame.acknowledged["prints"] == [] for frame, _ in stages)
+        for _, calls in stages:
+            for call in calls.values():
+                call.last_s -= 25 * 3600
+        await bench.tick()
+        assert all(frame.acknowledged["prints"] == [0] for frame, _ in stages)
 
 
 async def test_languages_that_cannot_be_told_are_not_identified(open_bench: OpenBench) -> None:
