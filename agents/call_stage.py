@@ -5,6 +5,7 @@ Speech and prints may come twice (at-least-once delivery); a print counts once, 
 
 import asyncio
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -50,7 +51,7 @@ class CallInWork(Generic[Evidence]):
         self.seen: set[tuple[int, int]] = set()
         self.is_decided = False  # its task is final before the call has ended
         self.receipts: list[Receipt] = []
-        self.last_s = time.monotonic()  # when its last record came
+        self.last_s = math.inf  # when its last record was dealt with; that may wait for a disk or for Kafka as long as it takes
 
 
 class CallStage(ABC, Generic[Evidence]):
@@ -128,13 +129,15 @@ class CallStage(ABC, Generic[Evidence]):
         call = self._calls.get(heard.call_id)
         if call is not None:
             call.receipts.append(receipt)
-            call.last_s = time.monotonic()
+            call.last_s = math.inf
             await self._go_on(call, heard, record.source)
         elif isinstance(heard, CallBegin) and heard.call_id not in self._ended:
             await self.prepare(heard, record)
             await self.begin(heard, record.source, receipt)
         else:
             receipt.release()  # a call of which this task is final, or was not asked for
+        if (call := self._calls.get(heard.call_id)) is not None:
+            call.last_s = time.monotonic()
 
     async def begin(self, begin: CallBegin, source: str, receipt: Receipt) -> None:
         """Open the call, unless its task was not asked for."""

@@ -128,7 +128,7 @@ class ExtractionStage:
             # What is kept for each channel would take all memory, and the worker with it, again and again.
             raise DeadLetterError(DeadLetterType.RECORD_INVALID, f"not a speech record: a call of {speech.channels} channels")
         if (call := self._calls.get(speech.call_id)) is not None:
-            call.touch()
+            call.busy()
         is_held = isinstance(speech, CallBegin) and await self._open(speech, record, receipt)
         if await self._index.holds(record, speech):
             if isinstance(speech, Utterance):
@@ -139,6 +139,8 @@ class ExtractionStage:
             await self._index.note(record, made)
         if isinstance(speech, CallEnd | Fault):
             self._let_go(speech.call_id)
+        if (call := self._calls.get(speech.call_id)) is not None:
+            call.idle()
         if not is_held:
             receipt.release()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
@@ -24,14 +25,18 @@ class ExtractionCall:
         self._known = set(range(begin.channels)) if language_faults(begin.options) else set()
         self._seen: set[tuple[int, int]] = set()
         self._receipts: list[Receipt] = []
-        self.last_s = time.monotonic()  # when its last record came
+        self.last_s = math.inf  # when its last record was dealt with; that may wait for Kafka as long as it takes
 
     def hold(self, receipt: Receipt) -> None:
         """Hold this receipt of the begin."""
         self._receipts.append(receipt)
 
-    def touch(self) -> None:
-        """A record of it came."""
+    def busy(self) -> None:
+        """A record of it is being dealt with."""
+        self.last_s = math.inf
+
+    def idle(self) -> None:
+        """It is dealt with."""
         self.last_s = time.monotonic()
 
     def release(self) -> None:
