@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from agents.vad_call import FILE_PATIENCE_S
 from pipeline.blobs import open_blobs
 from pipeline.delivery import Receipt
 from pipeline.options import known_tasks
@@ -32,13 +33,22 @@ Evidence = TypeVar("Evidence")
 
 _DECODER: msgspec.msgpack.Decoder[PrintRecord] = msgspec.msgpack.Decoder(PrintRecord)
 _REMEMBERED_CALLS = 20_000
-_FILE_PATIENCE_S = 86_400.0  # a file's end is waited for as long
 _LATE_END_S = 600.0
 
 
 def longest_silence_s(settings: Settings) -> float:
     """How long an open call may say nothing; who is silent for longer has ended, and only its begin came again, late."""
-    return max(settings.max_call_s, _FILE_PATIENCE_S) + _LATE_END_S
+    return max(settings.max_call_s, FILE_PATIENCE_S) + _LATE_END_S
+
+
+def warn_of_late_begin(stage: str, call_id: str) -> None:
+    """Say that a call is let go of."""
+    logger.warning(
+        "agent %s: call %s has said nothing for longer than a call can last, so it has ended and its begin came again "
+        "behind that; its offset is given back, nothing is to be done",
+        stage,
+        call_id,
+    )
 
 
 class CallInWork(Generic[Evidence]):
@@ -116,7 +126,7 @@ class CallStage(ABC, Generic[Evidence]):
         """Let go of calls whose end will not come."""
         since_s = time.monotonic() - longest_silence_s(self.settings)
         for call in [call for call in self._calls.values() if call.last_s < since_s]:
-            logger.warning("call %s: nothing came for very long, nor will its end; it is let go of", call.begin.call_id)
+            warn_of_late_begin(self.name, call.begin.call_id)
             self._let_go(call)
 
     def forget(self) -> None:

@@ -5,7 +5,6 @@ languages: when these are known, no more are identified. `VoiceprintStage` adds 
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import numpy as np
 
-from agents.call_stage import CallStage, add_voiceprint, longest_silence_s
+from agents.call_stage import CallStage, add_voiceprint, longest_silence_s, warn_of_late_begin
 from agents.extraction_call import ExtractionCall
 from pipeline.audio.resampling import to_wide
 from pipeline.delivery import Receipt
@@ -42,8 +41,6 @@ from schemas.media import MAX_CHANNELS, Header
 from schemas.results import VoiceprintChannel, VoiceprintResult
 from schemas.stream import CallBegin, CallEnd, Fault, Print, PrintRecord, SpeechRecord, Utterance
 from schemas.tasks import Technology
-
-logger = logging.getLogger(__name__)
 
 _DECODER: msgspec.msgpack.Decoder[SpeechRecord] = msgspec.msgpack.Decoder(SpeechRecord)
 _ENCODER = msgspec.msgpack.Encoder()
@@ -115,7 +112,7 @@ class ExtractionStage:
         """Let go of calls whose end will not come."""
         since_s = time.monotonic() - longest_silence_s(self._settings)
         for call_id in [call_id for call_id, call in self._calls.items() if call.last_s < since_s]:
-            logger.warning("call %s: nothing came for very long, nor will its end; it is let go of", call_id)
+            warn_of_late_begin(self.name, call_id)
             self._let_go(call_id)
 
     async def process(self, record: Record, receipt: Receipt) -> None:

@@ -26,7 +26,7 @@ from schemas.tasks import Technology
 
 VAD = Technology.VOICE_ACTIVITY_DETECTION
 _MSGPACK = msgspec.msgpack.Encoder()
-_FILE_PATIENCE_S = 86_400.0  # as long as Kafka keeps what the call has sent by then
+FILE_PATIENCE_S = 86_400.0  # as long as Kafka keeps what the call has sent by then
 _MOST_IN_A_GRID_STEP = 100  # utterances of a channel between two snapshots: one and its pause last 470 ms at least
 _EVERY_SEQUENCE = 2**53  # of a call that was abandoned: whatever comes of it belongs to tasks that are final
 
@@ -110,7 +110,7 @@ class VadCall:
         """How long to wait for its next record: behind its end only the chunks that are missing may come."""
         if self.assembler.end_seen:
             return self._settings.reorder_window_s
-        return _FILE_PATIENCE_S if self.options.is_file else self._settings.idle_timeout_s
+        return FILE_PATIENCE_S if self.options.is_file else self._settings.idle_timeout_s
 
     def release(self, before_sequence: int | None = None) -> None:
         """Give back the records of the chunks before this one, or all."""

@@ -23,6 +23,7 @@ import uvicorn
 from litestar import Litestar, Response, get
 
 from benchmarks.machine import describe
+from pipeline.broker.ports import free_port
 from pipeline.query.follower import BATCH_RECORDS
 from pipeline.query.records import read_change
 from pipeline.query.view import Change, View, now_ms
@@ -95,13 +96,6 @@ def serve_bare(port: int) -> None:
     """The bare route behind uvicorn, in a process of its own as the service is."""
     app = Litestar([bare], openapi_config=None, logging_config=None)
     uvicorn.run(app, port=port, log_config=None, access_log=False)
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 @contextlib.contextmanager

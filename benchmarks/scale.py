@@ -21,16 +21,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
 import msgspec
 from aiokafka.partitioner import murmur2
 
 from benchmarks.machine import describe
-from benchmarks.query import free_port
 from benchmarks.worker import Usage, pinned_worker, sample_calls, send_and_wait
 from pipeline.broker.kafka import EmbeddedBroker
+from pipeline.broker.ports import free_port
 from pipeline.settings import Settings, load
 from pipeline.topics import create_topics
+from tests.system import wait_ready
 
 CALLS = 16
 WARM_UP_CALLS = 8
@@ -79,18 +79,6 @@ def call_ids(case: Case, count: int, name: str) -> list[str]:
     return found
 
 
-def wait_ready(port: int) -> None:
-    """Until a worker says that all of its agents are."""
-    for _ in range(600):
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/ready").is_success:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.2)
-    raise TimeoutError(f"the worker at port {port} is not ready")
-
-
 @contextmanager
 def workers(settings: Settings, count: int, folder: Path) -> Iterator[list[Callable[[], Usage]]]:
     """So many of them, pinned to cores in turn, once they share the partitions."""
@@ -104,7 +92,7 @@ def workers(settings: Settings, count: int, folder: Path) -> Iterator[list[Calla
             worker = pinned_worker(settings, own, cores[number % len(cores)], worker_port=str(ports[-1]))
             usages.append(stack.enter_context(worker))
         for port in ports:
-            wait_ready(port)
+            wait_ready(port, wanted=True)
         time.sleep(SETTLED_S)
         yield usages
 

@@ -191,6 +191,23 @@ def wait_url(process: Process) -> str:
         time.sleep(0.1)
 
 
+def is_ready(port: int) -> bool:
+    """Whether the worker of this port says so of all of its agents."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as answer:
+            return bool(json.loads(answer.read())["ready"])
+    except OSError as error:  # 503, or not up yet; another status is neither
+        assert getattr(error, "code", 503) == 503  # noqa: PT017 - an error is one of the answers here
+        return False
+
+
+def wait_ready(port: int, wanted: bool) -> None:
+    give_up_s = time.monotonic() + PATIENCE_S
+    while is_ready(port) is not wanted:
+        assert time.monotonic() < give_up_s, f"/ready did not turn {wanted}"
+        time.sleep(0.02)
+
+
 @contextlib.contextmanager
 def open_system(settings: Settings, folder: Path) -> Iterator[System]:
     """Creates the topics; ends what was started."""

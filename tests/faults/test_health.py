@@ -1,11 +1,9 @@
 """What a worker says of itself: /ready while its membership is lost, and its end when its coordinator has failed for good."""
 
 import contextlib
-import json
 import random
 import signal
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,27 +27,9 @@ from tests.faults.conftest import SESSION_TIMEOUT_S, settings_for
 from tests.faults.feed import Feed
 from tests.faults.outcome import Expected, Outcome
 from tests.faults.pool import Pool
-from tests.system import System, open_system
+from tests.system import PATIENCE_S, System, open_system, wait_ready
 
 pytestmark = pytest.mark.broker
-
-PATIENCE_S = 90.0
-
-
-def is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as answer:
-            return bool(json.loads(answer.read())["ready"])
-    except OSError as error:  # 503, or not up yet; another status is neither
-        assert getattr(error, "code", 503) == 503  # noqa: PT017 - an error is one of the answers here
-        return False
-
-
-def wait_ready(port: int, wanted: bool) -> None:
-    give_up_s = time.monotonic() + PATIENCE_S
-    while is_ready(port) is not wanted:
-        assert time.monotonic() < give_up_s, f"/ready did not turn {wanted}"
-        time.sleep(0.02)
 
 
 def send(system: System, name: str) -> Call:
