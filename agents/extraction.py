@@ -7,7 +7,6 @@ languages: when these are known, no more are identified. `VoiceprintStage` adds 
 import asyncio
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import numpy as np
@@ -16,6 +15,7 @@ from agents.call_stage import CallStage, add_voiceprint, longest_silence_s, warn
 from agents.extraction_call import ExtractionCall
 from pipeline.audio.resampling import to_wide
 from pipeline.delivery import Receipt
+from pipeline.inference_pool import inference_pool
 from pipeline.models.errors import ModelError
 from pipeline.models.manifest import Role, load_manifest
 from pipeline.models.models import ModelSet
@@ -96,7 +96,7 @@ class ExtractionStage:
     async def start(self, frame: Frame) -> None:
         """Load the models."""
         self._publisher = frame.publisher
-        self._pool = ThreadPoolExecutor(self._settings.inference_threads, thread_name_prefix="extraction")
+        self._pool = inference_pool(self._settings.inference_threads, "extraction")
         self._models = await asyncio.to_thread(load_models, self._settings)
 
     async def stop(self) -> None:

@@ -9,13 +9,13 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from agents.vad_call import VadCall, new_assembler
 from pipeline.audio.assembly import CallAssembler, Taken
 from pipeline.audio.listener import CallListener, GridPoint, Heard
 from pipeline.delivery import Receipt, describe_error
+from pipeline.inference_pool import inference_pool
 from pipeline.models.detector import load_vad
 from pipeline.options import OptionsError, check_channels, read_options
 from pipeline.records import DeadLetterError, OutgoingRecord, Record, call_id_of, correlation_id_of, read_media
@@ -53,7 +53,7 @@ class VadStage:
         """Load silero."""
         self._frame = frame
         self._silero = await asyncio.to_thread(load_vad, self._settings.cache_dir, self._settings.manifest_path)
-        self._pool = ThreadPoolExecutor(self._settings.inference_threads, thread_name_prefix="vad")
+        self._pool = inference_pool(self._settings.inference_threads, "vad")
 
     async def stop(self) -> None:
         """End the threads."""

@@ -81,6 +81,11 @@ class SpanBuilder:
         if not self.is_open and max(probabilities, default=0.0) < self._parameters.onset:
             self.state.frame += len(probabilities)
             return []
+        if self._goes_on(probabilities):
+            self._remember(probabilities)
+            self.state.frame += len(probabilities)
+            self.state.speech = self.state.frame - 1
+            return []
         return [span for probability in probabilities for span in self._judge(probability)]
 
     def close(self, last_frame: int | None = None) -> list[Frames]:
@@ -94,6 +99,13 @@ class SpanBuilder:
         state.start, state.cut, state.recent = None, False, []
         return [] if is_burst or span.end <= span.start else [span]
 
+    def _goes_on(self, probabilities: Sequence[float]) -> bool:
+        """Whether all of these frames are speech of the open span, which may be so long: the usual case, taken at once."""
+        state = self.state
+        if state.start is None or state.frame + len(probabilities) - state.start > MAX_SPAN_FRAMES:
+            return False
+        return min(probabilities, default=0.0) >= self._parameters.offset
+
     def _judge(self, probability: float) -> list[Frames]:
         state, frame = self.state, self.state.frame
         state.frame += 1
@@ -101,14 +113,14 @@ class SpanBuilder:
             if probability >= self._parameters.onset and frame >= 0:
                 state.start, state.speech, state.recent = frame, frame, [probability]
             return []
-        self._remember(probability)
+        self._remember([probability])
         if probability >= self._parameters.offset:
             state.speech = frame
             return self._split() if frame + 1 - state.start > MAX_SPAN_FRAMES else []
         return self.close() if frame - state.speech >= self._parameters.gap_frames else []
 
-    def _remember(self, probability: float) -> None:
-        self.state.recent.append(probability)
+    def _remember(self, probabilities: Sequence[float]) -> None:
+        self.state.recent.extend(probabilities)
         if len(self.state.recent) > 2 * _CUT_FROM_FRAMES:  # seldom, since it costs a copy
             del self.state.recent[:-_CUT_FROM_FRAMES]
 
