@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.scoring.calibration import BandMeans, ComparisonBackend, Side, built_in_comparison, shortness, side
-from pipeline.scoring.voiceprint import SPEAKER_DIMENSION, VOICE_DIMENSION, Voiceprint
+from pipeline.scoring.voiceprint import SPEAKER_DIMENSION, Voiceprint
 
 Float32 = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 _BLOCK: Final = 1 << 18  # scores at once, so that they are still in the processor's cache when they are touched again
 _MAX_BLOCK_ROWS: Final = 1024  # so are their voiceprints
+_MEANS: Final = 2  # of wide band and of telephones
 
 
 def comparison_llr(a: Sequence[Voiceprint], b: Sequence[Voiceprint], backend: ComparisonBackend | None = None) -> Float32:
@@ -46,25 +47,32 @@ def matrix_llr(matrix: Float32, short: Float32, columns: Side, backend: Comparis
     scorer, count = _Scorer(columns, backend), len(columns.short)
     step = max(1, min(_MAX_BLOCK_ROWS, _BLOCK // max(1, count), len(matrix)))
     llr = np.empty((len(matrix), count), np.float32)
-    voice, scratch = (np.empty((step, count), np.float32) for _ in range(2))
+    room = _Room(*(np.empty((step, count + more), np.float32) for more in (_MEANS + 1, _MEANS, 0)))
     for begin in range(0, len(matrix), step):
         part = slice(begin, begin + step)
         size = len(matrix[part])
-        scorer.score(matrix[part], short[part], llr[part], voice[:size], scratch[:size])
+        scorer.score(matrix[part], short[part], llr[part], _Room(*(one[:size] for one in room)))
     llr[:, columns.silent] = 0.0
     return llr
+
+
+class _Room(NamedTuple):
+    """Memory for one block, used again: products (n, m + 3) and (n, m + 2), and (n, m)."""
+
+    speaker: Float32
+    voice: Float32
+    factors: Float32
 
 
 class _Embedding(NamedTuple):
     """One embedding of the short list, with what subtracting a mean from the long list's takes.
 
-    `columns` (d, m) are of unit length and without means; `probes` (d, 3) are the means of both bands and the direction of
-    narrowness; `of_means` (2, m) and `squares` (2, 2) products of the means with the columns and with each other. A cosine is
-    multiplied by `weight`, and by `on_short` times the sum of both shortnesses, those of columns being in `by_short` (2, m).
+    `columns` (m + 2, d) are of unit length and without means, behind them the means of both bands; `of_means` (2, m) and
+    `squares` (2, 2) are products of the means with the columns and with each other. A cosine is multiplied by `weight`, and by
+    `on_short` times the sum of both shortnesses, those of columns being in `by_short` (2, m).
     """
 
     columns: Float32
-    probes: Float32
     of_means: Float32
     squares: Float32
     weight: np.float32
@@ -72,14 +80,11 @@ class _Embedding(NamedTuple):
     by_short: Float32
 
 
-def _embedding(
-    columns: Float32, short: Float32, means: BandMeans[list[float]], direction: Sequence[float], weight: float, on_short: float
-) -> _Embedding:
+def _embedding(columns: Float32, short: Float32, means: BandMeans[list[float]], weight: float, on_short: float) -> _Embedding:
     both = np.array([means.wide, means.telephone], np.float32)
-    probes = np.array([means.wide, means.telephone, direction], np.float32)
     by_short = np.stack([np.ones_like(short), np.float32(on_short) * short])
-    of_columns = np.ascontiguousarray(columns.T), np.ascontiguousarray(probes.T), both @ columns.T
-    return _Embedding(*of_columns, both @ both.T, np.float32(weight), np.float32(on_short), by_short)
+    parts = np.concatenate([columns, both]), both @ columns.T, both @ both.T
+    return _Embedding(*parts, np.float32(weight), np.float32(on_short), by_short)
 
 
 class _Scorer:
@@ -87,47 +92,56 @@ class _Scorer:
 
     def __init__(self, columns: Side, backend: ComparisonBackend) -> None:
         speaker, voice, on_short, speaker_short, voice_short, on_narrow, on_both = backend.weights
-        direction, none = backend.narrow_direction, [0.0] * VOICE_DIMENSION
-        self._speaker = _embedding(columns.speaker, columns.short, backend.speaker_means, direction, speaker, speaker_short)
-        self._voice = _embedding(columns.voice, columns.short, backend.voice_means, none, voice, voice_short)
+        self._speaker = _embedding(columns.speaker, columns.short, backend.speaker_means, speaker, speaker_short)
+        self._voice = _embedding(columns.voice, columns.short, backend.voice_means, voice, voice_short)
+        direction = np.array([backend.narrow_direction], np.float32)
+        self._probed = np.concatenate([self._speaker.columns, direction])
         self._narrow_bias = np.float32(backend.narrow_bias)
         self._on_short, self._on_narrow, self._on_both = (np.float32(one) for one in (on_short, on_narrow, on_both))
         of_column = self._on_short * columns.short + self._on_narrow * columns.narrow + np.float32(backend.bias)
-        self._rest = np.stack([np.ones_like(of_column), of_column, columns.narrow])
+        rest = np.stack([np.ones_like(of_column), of_column, columns.narrow])
+        self._beside = np.concatenate([_beside_columns(self._speaker), _beside_columns(self._voice), rest])
 
-    def score(self, matrix: Float32, short: Float32, llr: Float32, voice: Float32, scratch: Float32) -> None:
-        """Into `llr`; what is in `voice` and `scratch`, of its shape, is overwritten."""
-        halves = matrix[:, :SPEAKER_DIMENSION], matrix[:, SPEAKER_DIMENSION:]
-        probed = halves[0] @ self._speaker.probes, halves[1] @ self._voice.probes
-        narrow = (1 / (1 + np.exp(-(probed[0][:, -1] + self._narrow_bias)))).astype(np.float32)
-        share = np.stack([1 - narrow, narrow], axis=1)
-        _weighted(halves[0], self._speaker, probed[0][:, :2], share, short, llr, scratch)
-        _weighted(halves[1], self._voice, probed[1][:, :2], share, short, voice, scratch)
-        llr += voice
-        # what does not depend on how alike they are
-        of_row = np.stack(
-            [self._on_short * short + self._on_narrow * narrow, np.ones_like(short), self._on_both * narrow], axis=1
-        )
-        np.dot(of_row, self._rest, out=scratch)
-        llr += scratch
-        llr[_zeros(halves[0], probed[0]) | _zeros(halves[1], probed[1])] = 0.0
+    def score(self, matrix: Float32, short: Float32, llr: Float32, room: _Room) -> None:
+        """Into `llr` (n, m); what is in the room is overwritten."""
+        np.dot(matrix[:, :SPEAKER_DIMENSION], self._probed.T, out=room.speaker)
+        np.dot(matrix[:, SPEAKER_DIMENSION:], self._voice.columns.T, out=room.voice)
+        narrow = (1 / (1 + np.exp(-(room.speaker[:, -1] + self._narrow_bias)))).astype(np.float32)
+        share = np.stack([1 - narrow, narrow])
+        speaker = _factors(self._speaker, room.speaker, share, short)
+        voice = _factors(self._voice, room.voice, share, short)
+        of_row = np.stack([self._on_short * short + self._on_narrow * narrow, np.ones_like(short), self._on_both * narrow])
+        # all that is no cosine in one product: what the means take off, and what does not depend on how alike they are
+        beside = np.concatenate([_beside_rows(speaker, share), _beside_rows(voice, share), of_row])
+        np.dot(beside.T, self._beside, out=llr)
+        for one, factors, products in ((self._speaker, speaker, room.speaker), (self._voice, voice, room.voice)):
+            weights = np.dot(factors.T, one.by_short, out=room.factors)
+            weights *= products[:, : llr.shape[1]]
+            llr += weights
+        llr[_zeros(matrix[:, :SPEAKER_DIMENSION], room.speaker) | _zeros(matrix[:, SPEAKER_DIMENSION:], room.voice)] = 0.0
 
 
-def _zeros(rows: Float32, probed: Float32) -> Bools:
-    """Which rows hold nothing but zeros (n,); what their products with the probes are says which to look at."""
-    found: Bools = np.logical_not(probed.any(axis=1))
+def _factors(one: _Embedding, products: Float32, share: Float32, short: Float32) -> Float32:
+    """What the cosines of each row are multiplied with, (2, n): alone, and for each column's shortness."""
+    count = one.of_means.shape[1]
+    of_means = products[:, count : count + _MEANS].T
+    squares = 1 + (share * (one.squares @ share - 2 * of_means)).sum(axis=0)
+    lengths = 1 / np.sqrt(np.maximum(squares, 1e-9))
+    return np.stack([(one.weight + one.on_short * short) * lengths, lengths])
+
+
+def _beside_rows(factors: Float32, share: Float32) -> Float32:
+    """Factors (2, n) by shares of means (2, n), each with each: (4, n)."""
+    return np.concatenate([factors[0] * share, factors[1] * share])
+
+
+def _beside_columns(one: _Embedding) -> Float32:
+    """What these are multiplied with: (4, m), to be taken off."""
+    return np.concatenate([-one.by_short[0] * one.of_means, -one.by_short[1] * one.of_means])
+
+
+def _zeros(rows: Float32, products: Float32) -> Bools:
+    """Which rows hold nothing but zeros (n,); their products with the means say which to look at."""
+    found: Bools = (products[:, -1] == 0) & (products[:, -2] == 0)
     found[found] = np.logical_not(rows[found].any(axis=1))
     return found
-
-
-def _weighted(
-    rows: Float32, one: _Embedding, of_means: Float32, share: Float32, short: Float32, out: Float32, scratch: Float32
-) -> None:
-    """Into `out` (n, m): cosines of rows less the mean of their band, times their weight."""
-    squares = 1 - 2 * (share * of_means).sum(axis=1) + np.einsum("ij,jk,ik->i", share, one.squares, share)
-    lengths = 1 / np.sqrt(np.maximum(squares, 1e-9))
-    np.dot(rows, one.columns, out=out)
-    np.dot(share, one.of_means, out=scratch)
-    out -= scratch
-    np.dot(np.stack([(one.weight + one.on_short * short) * lengths, lengths], axis=1), one.by_short, out=scratch)
-    out *= scratch
