@@ -70,6 +70,19 @@ def limit_cpu_s(settings: Settings, track: Track, options: CallOptions = DEFAULT
     return (time.thread_time() - began_s) / (track.shape.seconds * len(numbers))
 
 
+def longest_cpu_s(settings: Settings, track: Track) -> float:
+    """CPU seconds of all models on the longest utterance of a call, which nothing that comes of it can be faster than."""
+    models = load_models(settings)
+    heard = [one for one in track.listen(track.of_call(0)) if isinstance(one, HeardUtterance)]
+    longest = max(heard, key=lambda one: len(one.audio))
+    span = longest.span
+    utterance = Utterance("c", 0, span.start_sample, span.end_sample, RATE_HZ, longest.audio.astype("<i2").tobytes())
+    extract(models, utterance)
+    began_s = time.thread_time()
+    extract(models, utterance)
+    return time.thread_time() - began_s
+
+
 def _hear(models: ModelSet, settings: Settings, track: Track, options: CallOptions, number: int) -> None:
     needs, segments = needs_of(options, settings), SegmentLog(FORMAT, RATE_HZ)
     call = ExtractionCall(CallBegin("c", 2, options, ""), LanguageScorer(settings))

@@ -3,26 +3,19 @@
 import asyncio
 import faulthandler
 import gc
-import inspect
 import logging
 import os
 import threading
-import types
-from collections.abc import Coroutine, Generator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeVar, cast
 
 import faust
 import mode
-from aiokafka.consumer.group_coordinator import GroupCoordinator
-from faust.transport.drivers import aiokafka as aiokafka_driver
-from mode.services import WaitArgT, WaitResults
 from mode.utils.loops import get_event_loop
-from mode.utils.times import Seconds
 
 from pipeline.breaker import EXIT_BREAKER
-from pipeline.cancellation import stop_consumer
 from pipeline.connection import faust_credentials
+from pipeline.consumer import Transport
 from pipeline.delivery import describe_error
 from pipeline.header_names import tolerate
 from pipeline.health import HealthServer
@@ -31,8 +24,6 @@ from pipeline.settings import Settings
 from pipeline.stage import StageRunner
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 ENTRY_POINTS = "callstream.agents"
 EXIT_ZOMBIE = 70
@@ -53,86 +44,13 @@ def installed_agents() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
-class _ConsumerThread(aiokafka_driver.AIOKafkaConsumerThread):
-    async def on_start(self) -> None:
-        await super().on_start()
-        coordinator = None if self._consumer is None else self._consumer._coordinator
-        if isinstance(coordinator, GroupCoordinator):
-            cast(StageApp, self.app).lease.follow(coordinator)
-
-    async def on_thread_stop(self) -> None:
-        # Not the driver's own, which calls `stop`: a CancelledError from there would end this thread without saying so, and
-        # Faust would wait for it for ever.
-        await super(aiokafka_driver.AIOKafkaConsumerThread, self).on_thread_stop()
-        if self._consumer is not None:
-            await stop_consumer(self._consumer)
-
-
-class _Consumer(aiokafka_driver.Consumer):
-    async def verify_all_partitions_active(self) -> None:
-        """Nothing: Faust would look every second for partitions that stand still, and ours are told to never be late."""
-
-    async def wait_first(self, *coros: WaitArgT, timeout: Seconds = None) -> WaitResults:  # type: ignore[assignment]  # noqa: ASYNC109
-        """Faust waits so for its stream to take a record: four tasks for each. A record that is taken at once needs none.
-
-        What takes it must not ask which task it is in: that changes when it has to wait.
-        """
-        first, *others = coros
-        if timeout is not None or not inspect.iscoroutine(first):
-            return await super().wait_first(*coros, timeout=timeout)
-        try:
-            awaited = first.send(None)
-        except BaseException as end:
-            for other in others:
-                cast(Coroutine[Any, Any, Any], other).close()
-            if isinstance(end, StopIteration):
-                return WaitResults([first], [end.value], False)
-            raise
-        return await super().wait_first(_rest(first, awaited), *others)
-
-    async def perform_seek(self) -> None:
-        # Faust drops what was fetched across a rebalance and seeks back to the committed offsets; where nothing is committed
-        # it does not seek (nor does aiokafka), and what was dropped would be lost. Held receipts make that the usual case.
-        await super().perform_seek()
-        fresh = [place for place in self.assignment() if not self._committed_offset[place]]
-        if fresh:
-            # Not `seek`: that one touches the fetcher from this thread, while it gives out records on its own.
-            await self.seek_wait(await self.earliest_offsets(*fresh))
-
-    def _new_consumer_thread(self) -> _ConsumerThread:
-        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
-
-
-async def _rest(coro: Coroutine[Any, Any, T], awaited: object) -> T:
-    """What is left of a coroutine that was begun by hand and waits for this."""
-    return await _resumed(coro, awaited)
-
-
-@types.coroutine
-def _resumed(coro: Coroutine[Any, Any, T], awaited: object) -> Generator[Any, Any, T]:
-    try:
-        while True:
-            try:
-                sent = yield awaited
-            except BaseException as error:  # noqa: BLE001 - it is the coroutine's to deal with
-                awaited = coro.throw(error)
-            else:
-                awaited = coro.send(sent)
-    except StopIteration as end:
-        return cast(T, end.value)
-
-
-class _Transport(aiokafka_driver.Transport):
-    Consumer = _Consumer
-
-
 class StageApp(faust.App):
     """A Faust app whose consumer can always be stopped, and that knows whether it is a member of its group."""
 
     lease: Lease
 
-    def _new_transport(self) -> _Transport:
-        return _Transport(self.conf.broker_consumer, self)
+    def _new_transport(self) -> Transport:
+        return Transport(self.conf.broker_consumer, self)
 
     def _create_directories(self) -> None:
         """None: they would be for tables."""
