@@ -27,7 +27,7 @@ from pipeline.settings import load
 from schemas.media import CallOptions
 
 SHAPE = Shape(300.0, 0.4, 500)
-CALLS = 12
+CALLS = 8
 WAYS = (("default", DEFAULTS), ("exhaustive", CallOptions(exhaustive=True)))
 
 
