@@ -1,5 +1,6 @@
 """Threads for models: they give way to the event loop, which has little to do but in time."""
 
+import contextlib
 import os
 import sys
 import threading
@@ -17,4 +18,5 @@ def inference_pool(threads: int, name: str) -> ThreadPoolExecutor:
 def _give_way() -> None:
     if sys.platform == "linux":
         thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, min(_NICEST, os.getpriority(os.PRIO_PROCESS, thread) + _NICER))
+        with contextlib.suppress(OSError):  # a sandbox may forbid it; an initializer that raises would break the pool
+            os.setpriority(os.PRIO_PROCESS, thread, min(_NICEST, os.getpriority(os.PRIO_PROCESS, thread) + _NICER))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import msgspec
 
@@ -29,9 +30,10 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
-    """CPU seconds, bytes and MB, as measured on one core of an AMD EPYC with Python 3.11, whisper-base (docs/performance.md).
+    """CPU seconds, bytes and MB, as measured on one core with Python 3.11 and whisper-base (docs/performance.md).
 
-    A chunk's are without speech: its way through Kafka and Faust, decoding, webrtcvad. Speech is a second of one channel.
+    The processor has AVX-512 with VNNI, as Intel's since Cascade Lake and AMD's since Zen 4. A chunk's are without speech: its
+    way through Kafka and Faust, decoding, webrtcvad. Speech is a second of one channel.
     """
 
     chunk_cpu_s: float = 0.00047
@@ -51,7 +53,22 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_bytes: float = 520.0  # of a second of call
     worker_mb: float = 400.0
     call_mb: float = 0.06
-    most_load: float = 0.6  # of a core, where the last partial results come within half a second
+    most_load: float = 0.6  # of a core
+    latest_s: float = 0.5  # of a hundred partial results at that load 99 come within
+
+
+COSTS: Final = {
+    "vnni": Costs(),
+    "avx2": Costs(
+        chunk_cpu_s=0.0008,
+        detection_cpu_s=0.0025,
+        voiceprint_cpu_s=0.041,
+        language_cpu_s=0.083,
+        utterance_cpu_s=0.008,
+        idle_cpu_s=0.023,
+        latest_s=1.5,
+    ),
+}
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

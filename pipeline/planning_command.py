@@ -28,6 +28,13 @@ _ENCODINGS = {"pcm_s16le": 2, "mulaw": 1, "alaw": 1}
 @click.option("--sample-rate", default=8000, show_default=True, type=click.IntRange(8000, 48_000), help="Hz.")
 @click.option("--encoding", default="pcm_s16le", show_default=True, type=click.Choice(list(_ENCODINGS)), help="Of the audio.")
 @click.option("--copies", default=3, show_default=True, type=click.IntRange(1), help="Copies of each partition.")
+@click.option(
+    "--processor",
+    default="vnni",
+    show_default=True,
+    type=click.Choice(["vnni", "avx2"]),
+    help="AVX-512 with VNNI (Intel since Cascade Lake, AMD since Zen 4), or AVX2 alone.",
+)
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 def plan(
     calls: int,
@@ -39,12 +46,13 @@ def plan(
     sample_rate: int,
     encoding: str,
     copies: int,
+    processor: str,
     as_json: bool,
 ) -> None:
     """Compute workers, cores, memory, partitions, broker traffic and disk from what was measured (docs/performance.md)."""
     import msgspec
 
-    from pipeline.planning import Traffic
+    from pipeline.planning import COSTS, Traffic
     from pipeline.planning import plan as planned
 
     traffic = Traffic(
@@ -57,14 +65,15 @@ def plan(
         sample_rate_hz=sample_rate,
         bytes_per_sample=_ENCODINGS[encoding],
     )
-    found = planned(traffic, copies=copies)
-    click.echo(msgspec.json.encode(found) if as_json else "\n".join(_lines(found, copies)))
+    costs = COSTS[processor]
+    found = planned(traffic, costs, copies)
+    click.echo(msgspec.json.encode(found) if as_json else "\n".join(_lines(found, costs.latest_s, copies)))
 
 
-def _lines(found: Plan, copies: int) -> list[str]:
+def _lines(found: Plan, latest_s: float, copies: int) -> list[str]:
     written = ", ".join(f"{name} {_bytes(rate)}/s" for name, rate in found.written_bytes_per_s.items())
     return [
-        f"cores       {found.cores:g}, where results come within half a second",
+        f"cores       {found.cores:g}, where 99 of 100 results come within {latest_s:g} s",
         f"workers     {found.workers} of one core and {found.worker_memory_mb:,.0f} MB, {found.calls_per_worker:g} calls each",
         f"partitions  {found.partitions} of each topic (CALLSTREAM_PARTITIONS)",
         f"topics      {written}",
