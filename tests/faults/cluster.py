@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
 from pipeline.broker import EmbeddedBroker
 from pipeline.broker.config import Membership, Node
 from pipeline.broker.kafka import new_cluster_id
 from pipeline.broker.ports import free_port
+from tests.faults.admin import admin_of
 
 NODES = 3
 
@@ -53,7 +53,7 @@ class Cluster:
 
     def _is_in_sync(self) -> bool:
         try:
-            found = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0}).list_topics(timeout=10)
+            found = admin_of(self.bootstrap).list_topics(timeout=10)
         except KafkaException:
             return False
         partitions = [one for topic in found.topics.values() for one in topic.partitions.values()]

@@ -9,10 +9,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # no __all__
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # no __all__
 
 from pipeline.options import known_tasks, read_options
 from schemas.tasks import Technology, call_task_id
+from tests.faults.admin import admin_of
 from tests.faults.calls import Call, Variant
 from tests.system import System
 
@@ -82,7 +83,7 @@ class Outcome:
             system.settings.topic("results")
         ]
         self._consumer.assign([TopicPartition(topic.topic, number, 0) for number in topic.partitions])
-        self._admin = AdminClient(self._broker)
+        self._admin = admin_of(system.settings.broker)
 
     def close(self) -> None:
         self._consumer.close()

@@ -13,7 +13,6 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # no __all__
     AclBindingFilter,
     AclOperation,
     AclPermissionType,
-    AdminClient,
     ResourcePatternType,
     ResourceType,
 )
@@ -22,6 +21,7 @@ from pipeline.app import EXIT_ZOMBIE
 from pipeline.broker import EmbeddedBroker
 from pipeline.broker.ports import free_port
 from tests.broker_fixture import cache_dir
+from tests.faults.admin import admin_of
 from tests.faults.calls import SHORT, Call, make_call
 from tests.faults.conftest import SESSION_TIMEOUT_S, settings_for
 from tests.faults.feed import Feed
@@ -90,7 +90,7 @@ def guarded_broker() -> Iterator[EmbeddedBroker]:
 @contextlib.contextmanager
 def forbidden(broker: EmbeddedBroker, group: str) -> Iterator[None]:
     """Nobody may be in this group."""
-    admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+    admin = admin_of(broker.bootstrap)
     name = (ResourceType.GROUP, group, ResourcePatternType.LITERAL, "User:ANONYMOUS", "*", AclOperation.READ)
     for future in admin.create_acls([AclBinding(*name, AclPermissionType.DENY)]).values():
         future.result(30)
