@@ -61,9 +61,9 @@ COSTS: Final = {
     "vnni": Costs(),
     "avx2": Costs(
         chunk_cpu_s=0.0008,
-        detection_cpu_s=0.0025,
-        voiceprint_cpu_s=0.041,
-        language_cpu_s=0.083,
+        detection_cpu_s=0.0030,
+        voiceprint_cpu_s=0.044,
+        language_cpu_s=0.115,
         utterance_cpu_s=0.008,
         idle_cpu_s=0.023,
         latest_s=1.5,
