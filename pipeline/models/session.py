@@ -50,7 +50,7 @@ def open_session(path: Path | str, provider: Provider = Provider.CPU) -> Inferen
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.log_severity_level = 3
-    if not _multiplies_signed_bytes():
+    if not multiplies_signed_bytes():
         # else products of unsigned and signed bytes are cut off at 16 bits where there are no instructions for them
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
@@ -64,7 +64,7 @@ def open_session(path: Path | str, provider: Provider = Provider.CPU) -> Inferen
 
 
 @functools.cache
-def _multiplies_signed_bytes() -> bool:
+def multiplies_signed_bytes() -> bool:
     """Whether the processor has VNNI, or is none of x86, where nothing is cut off."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return True
