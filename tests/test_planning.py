@@ -10,16 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.cli import main
+from pipeline.planning import COSTS as PROCESSORS
 from pipeline.planning import Costs, Plan, Traffic, bytes_of_call, cpu_of_call, plan
 from pipeline.topics import TOPICS
 
 COSTS = Costs()
 
 
-@pytest.mark.parametrize(("calls", "measured"), [(60, 0.60), (80, 0.82)])
-def test_it_agrees_with_the_loads_that_were_measured(calls: int, measured: float) -> None:
+@pytest.mark.parametrize(("processor", "calls", "measured"), [("vnni", 60, 0.60), ("vnni", 80, 0.82), ("avx2", 20, 0.74)])
+def test_it_agrees_with_the_loads_that_were_measured(processor: str, calls: int, measured: float) -> None:
     """Of `benchmarks.live`, docs/performance.md: English and Italian, 40 % speech, 5 minutes, records of 250 ms."""
-    load = calls * cpu_of_call(Traffic(calls=calls, language_s=12.0), COSTS) + COSTS.idle_cpu_s
+    costs = PROCESSORS[processor]
+    load = calls * cpu_of_call(Traffic(calls=calls, language_s=12.0), costs) + costs.idle_cpu_s
     assert load == pytest.approx(measured, rel=0.05)
 
 
@@ -50,6 +52,13 @@ def run(*arguments: str) -> str:
     done = CliRunner().invoke(main, ["plan", *arguments])
     assert done.exit_code == 0, done.stderr
     return done.stdout
+
+
+def test_an_older_processor_takes_more_cores() -> None:
+    old, new = (json.loads(run("--calls", "1000", "--json", "--processor", name)) for name in ("avx2", "vnni"))
+    assert old["cores"] > 2 * new["cores"]
+    assert old["disk_bytes"] == new["disk_bytes"]
+    assert "1.8 s" in run("--calls", "1000", "--processor", "avx2")
 
 
 def test_a_plan_is_said_in_words_and_as_json() -> None:
