@@ -52,7 +52,7 @@ def plan(
     """Compute workers, cores, memory, partitions, broker traffic and disk from what was measured (docs/performance.md)."""
     import msgspec
 
-    from pipeline.planning import COSTS, Traffic
+    from pipeline.planning import PROCESSORS, Traffic
     from pipeline.planning import plan as planned
 
     traffic = Traffic(
@@ -65,7 +65,7 @@ def plan(
         sample_rate_hz=sample_rate,
         bytes_per_sample=_ENCODINGS[encoding],
     )
-    costs = COSTS[processor]
+    costs = PROCESSORS[processor]
     found = planned(traffic, costs, copies)
     click.echo(msgspec.json.encode(found) if as_json else "\n".join(_lines(found, costs.latest_s, copies)))
 

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.cli import main
-from pipeline.planning import COSTS as PROCESSORS
-from pipeline.planning import Costs, Plan, Traffic, bytes_of_call, cpu_of_call, plan
+from pipeline.planning import PROCESSORS, Costs, Plan, Traffic, bytes_of_call, cpu_of_call, plan
 from pipeline.topics import TOPICS
 
 COSTS = Costs()
