@@ -9,13 +9,12 @@ import threading
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
-import faust
 import mode
 from mode.utils.loops import get_event_loop
 
 from pipeline.breaker import EXIT_BREAKER
 from pipeline.connection import faust_credentials
-from pipeline.consumer import Transport
+from pipeline.consumer import StageApp
 from pipeline.delivery import describe_error
 from pipeline.header_names import tolerate
 from pipeline.health import HealthServer
@@ -27,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 ENTRY_POINTS = "callstream.agents"
 EXIT_ZOMBIE = 70
-_NEVER_S = 1e9
 _HEARTBEATS = 10  # in a session timeout
 _REBALANCE_S = 30.0
 _MAX_STANDSTILL_S = 3600.0  # the longest that a slow stage may take over the records that were fetched
@@ -42,18 +40,6 @@ class UnknownAgentError(Exception):
 def installed_agents() -> dict[str, EntryPoint]:
     """The installed agents by name: entry points, so that the frame imports none of them."""
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-
-
-class StageApp(faust.App):
-    """A Faust app whose consumer can always be stopped, and that knows whether it is a member of its group."""
-
-    lease: Lease
-
-    def _new_transport(self) -> Transport:
-        return Transport(self.conf.broker_consumer, self)
-
-    def _create_directories(self) -> None:
-        """None: they would be for tables."""
 
 
 def build_app(name: str, settings: Settings) -> StageApp:
@@ -82,10 +68,6 @@ def build_app(name: str, settings: Settings) -> StageApp:
         broker_request_timeout=max(30.0, settings.session_timeout_s),  # Faust refuses a shorter one
         broker_rebalance_timeout=settings.grace_period_s + _REBALANCE_S,  # a member finishes its work before it joins again
         broker_max_poll_interval=_MAX_STANDSTILL_S,
-        stream_buffer_maxsize=256,
-        # Faust's livelock detector takes records that are held on purpose for a stream that is stuck.
-        stream_processing_timeout=_NEVER_S,
-        broker_commit_livelock_soft_timeout=_NEVER_S,
         # The window drains by itself at each hand-over; Faust would wait for records that are held on purpose.
         stream_wait_empty=False,
         loghandlers=[],

@@ -1,11 +1,36 @@
-"""What Faust's Kafka consumer is changed in: it can always be stopped, it loses no record across a rebalance."""
+"""A Faust app whose consumer reads in its own way: from the committed offset on, in order, straight to the stage.
 
+Faust has two hands on a partition's position, the loop that fetches and the end of a rebalance, and a queue that a rebalance
+empties. When two rebalances overlap, the end of the first lets records flow; what was fetched behind the seek of the second is
+then thrown away by its last step, and nobody reads it again (docs/upstream/faust-rebalance-drops-records). Here one loop seeks,
+fetches and gives out, never while a rebalance is under way; after whatever may have disturbed it, it begins again at the
+committed offset.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
+import faust
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import aiokafka as aiokafka_driver
+from faust.types import TP
+from faust.types.tuples import Message
+from mode.types import ServiceT
 
 from pipeline.cancellation import stop_consumer
+from pipeline.delivery import describe_error
+from pipeline.membership import Lease
+
+logger = logging.getLogger(__name__)
+
+Take = Callable[[Message], Awaitable[None]]
+
+_FETCH_S = 1.0
+_SEEK_AGAIN_S = 1.0
+_LOOK_AGAIN_S = 0.1  # while no partition is assigned
 
 
 class _ConsumerThread(aiokafka_driver.AIOKafkaConsumerThread):
@@ -13,7 +38,7 @@ class _ConsumerThread(aiokafka_driver.AIOKafkaConsumerThread):
         await super().on_start()
         coordinator = None if self._consumer is None else self._consumer._coordinator
         if isinstance(coordinator, GroupCoordinator):
-            cast(Any, self.app).lease.follow(coordinator)
+            cast(StageApp, self.app).lease.follow(coordinator)
 
     async def on_thread_stop(self) -> None:
         # Not the driver's own, which calls `stop`: a CancelledError from there would end this thread without saying so, and
@@ -23,24 +48,138 @@ class _ConsumerThread(aiokafka_driver.AIOKafkaConsumerThread):
             await stop_consumer(self._consumer)
 
 
-class _Consumer(aiokafka_driver.Consumer):
+class StageConsumer(aiokafka_driver.Consumer):
+    """Gives each record to the app's `take`, in the order of its partition; a record may come twice, none is left out."""
+
+    _is_rebalancing = False
+    _disturbances = 0
+    _begun_at = -1  # how many disturbances there had been when it last sought
+    _in_hand = False
+
+    @property
+    def has_given_all(self) -> bool:
+        """Whether the app has taken everything that lies before the consumer's positions."""
+        return self._begun_at == self._disturbances and not self._in_hand
+
+    def read_again(self) -> None:
+        """Begin again at the committed offsets, and give out nothing that was fetched before."""
+        self._disturbances += 1
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """A rebalance begins."""
+        self._is_rebalancing = True
+        await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """It is decided."""
+        self._is_rebalancing = False
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    def stop_flow(self) -> None:
+        """Give out nothing more."""
+        self.read_again()
+        super().stop_flow()
+
+    def resume_flow(self) -> None:
+        """Give out records; not when another rebalance has begun since the one that ends here: its end comes too."""
+        if not self._is_rebalancing:
+            self.read_again()
+            super().resume_flow()
+
+    async def perform_seek(self) -> None:
+        """Not here, where records may be on their way: the loop seeks before it fetches more."""
+        self.read_again()
+
     async def verify_all_partitions_active(self) -> None:
         """Nothing: Faust would look every second for partitions that stand still, and ours are told to never be late."""
 
-    async def perform_seek(self) -> None:
-        # Faust drops what was fetched across a rebalance and seeks back to the committed offsets; where nothing is committed
-        # it does not seek (nor does aiokafka), and what was dropped would be lost. Held receipts make that the usual case.
-        await super().perform_seek()
-        fresh = [place for place in self.assignment() if not self._committed_offset[place]]
+    async def _drain_messages(self, fetcher: ServiceT) -> None:
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                if not self.flow_active:
+                    await self.wait(cast(Any, self.can_resume_flow))
+                elif self._begun_at != self._disturbances:
+                    await self._begin()
+                else:
+                    await self._read()
+        except (asyncio.CancelledError, ConsumerStoppedError):
+            if not self.app.should_stop:
+                raise
+
+    async def _begin(self) -> None:
+        """Seek to the committed offsets; in vain when there was a disturbance meanwhile."""
+        disturbances = self._disturbances
+        try:
+            await self._seek_to_committed()
+        except Exception as error:  # noqa: BLE001 - a rebalance has begun, or the broker is away: both pass
+            if disturbances == self._disturbances:
+                logger.warning(
+                    "group %s: cannot seek to the committed offsets yet: %s", self.app.conf.id, describe_error(error)
+                )
+                await self.sleep(_SEEK_AGAIN_S)
+        else:
+            self._begun_at = disturbances
+
+    async def _seek_to_committed(self) -> None:
+        if not self.assignment():
+            return
+        committed = {TP(*place): offset or None for place, offset in (await self.seek_to_committed()).items()}
+        self._committed_offset.update(committed)
+        # Where nothing is committed aiokafka does not seek. Held receipts make that the usual case.
+        fresh = [place for place, offset in committed.items() if offset is None]
         if fresh:
             # Not `seek`: that one touches the fetcher from this thread, while it gives out records on its own.
             await self.seek_wait(await self.earliest_offsets(*fresh))
+
+    async def _read(self) -> None:
+        places = self._get_active_partitions()
+        if not places:
+            await self.sleep(_LOOK_AGAIN_S)
+            return
+        records = await self._getmany(active_partitions=places, timeout=_FETCH_S)
+        self._in_hand = True
+        for place, record in self.scheduler.iterate(records):
+            if self._begun_at != self._disturbances or self.should_stop:
+                break
+            await cast(StageApp, self.app).take(self._to_message(place, record))
+        self._in_hand = False
+
+    def _new_offset(self, tp: TP) -> int | None:
+        """The offset to commit: the window acknowledges in order, and only what nothing unfinished lies before."""
+        acknowledged = self._acked[tp]
+        if not acknowledged:
+            return None
+        newest = max(acknowledged)
+        acknowledged.clear()
+        self._acked_index[tp].clear()
+        return int(newest) + 1
+
+    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: ARG002
+        """Faust's own takes a commit that failed for a good one, and then ignores whatever is acknowledged before it."""
+        mine = {place: offset for place, offset in offsets.items() if place in self.assignment()}
+        disturbances = self._disturbances
+        if not mine or not await self._commit(mine):
+            return False
+        if disturbances == self._disturbances:  # otherwise the loop asks for what is committed
+            self._committed_offset.update(mine)
+        return True
 
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
 
-class Transport(aiokafka_driver.Transport):
-    """Faust's way to aiokafka, with this consumer."""
+class _Transport(aiokafka_driver.Transport):
+    Consumer = StageConsumer
 
-    Consumer = _Consumer
+
+class StageApp(faust.App):
+    """A Faust app without streams: its consumer gives each record to `take`, and it knows whether its group counts it in."""
+
+    lease: Lease
+    take: Take
+
+    def _new_transport(self) -> _Transport:
+        return _Transport(self.conf.broker_consumer, self)
+
+    def _create_directories(self) -> None:
+        """None: they would be for tables."""

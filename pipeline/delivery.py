@@ -44,6 +44,7 @@ class PartitionOrder:
 
     def __init__(self, *, is_held: bool = False) -> None:
         self._receipts: deque[Receipt] = deque()
+        self.newest = -1  # the last offset that a receipt was issued for
         self._closed = False
         self._is_held = is_held
         self.begun_s = time.monotonic()
@@ -55,9 +56,8 @@ class PartitionOrder:
 
     @property
     def held_offsets(self) -> range:
-        """From the first record that is not acknowledged to the last; empty when all are. A seek may bring one twice."""
-        offsets = [receipt.offset for receipt in self._receipts]
-        return range(min(offsets), max(offsets) + 1) if offsets else range(0)
+        """From the first record that is not acknowledged to the last; empty when all are."""
+        return range(self._receipts[0].offset, self.newest + 1) if self._receipts else range(0)
 
     def __len__(self) -> int:
         return len(self._receipts)
@@ -66,6 +66,7 @@ class PartitionOrder:
         """A receipt for the partition's next record."""
         receipt = Receipt(self, offset, acknowledge)
         self._receipts.append(receipt)
+        self.newest = offset
         return receipt
 
     def advance(self) -> None:
@@ -143,6 +144,7 @@ class Lanes:
         self._cancelled = True
         for task in self._tasks:
             task.cancel()
+        self._free.release()  # who waits is let in, and lets the next one in: a task that has not begun frees nothing
 
 
 class WindowState(msgspec.Struct):
@@ -155,9 +157,8 @@ class WindowState(msgspec.Struct):
 class DeliveryWindow:
     """Receipts for the records of the assigned partitions, and the lanes in which they are worked on.
 
-    What a reset drops must come again before anything behind it is acknowledged. Faust does not see to that: the end of one
-    rebalance may let records flow while the next is handled, whose reset then drops the first of them and not the others; and
-    it commits a run of offsets that begins one behind the committed offset (docs/upstream/faust-commit-past-head).
+    What a reset drops must come again before anything behind it is acknowledged. The consumer sees to that by beginning again
+    at the committed offset; here it is made sure of, since whatever is acknowledged is committed.
     """
 
     def __init__(self, limit: int, on_crash: Callable[[BaseException], None]) -> None:
@@ -167,13 +168,16 @@ class DeliveryWindow:
         self._on_crash = on_crash
         self.lanes = Lanes(limit, on_crash)
 
-    def issue(self, partition: Hashable, offset: int, acknowledge: Acknowledge, committed: int | None = None) -> Receipt:
-        """A receipt for the partition's next record; `committed` is the group's offset there, as far as it is known."""
+    def issue(self, partition: Hashable, offset: int, acknowledge: Acknowledge, committed: int | None = None) -> Receipt | None:
+        """A receipt for the partition's next record; None when it is in hand already: a seek may bring one twice.
+
+        `committed` is the group's offset there, as far as it is known.
+        """
         self._look_for_dropped(partition, offset, committed)
         order = self._partitions.get(partition)
         if order is None:
             order = self._partitions[partition] = PartitionOrder(is_held=partition in self._dropped)
-        return order.issue(offset, acknowledge)
+        return order.issue(offset, acknowledge) if offset > order.newest else None
 
     def _look_for_dropped(self, partition: Hashable, offset: int, committed: int | None) -> None:
         dropped, order = self._dropped.get(partition), self._partitions.get(partition)

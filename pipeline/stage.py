@@ -9,13 +9,14 @@ import logging
 import signal
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from typing import Any, NoReturn, Protocol, cast
+from typing import NoReturn, Protocol, cast
 
-import faust
-from faust.types import TP, StreamT
+from faust.types import TP
+from faust.types.tuples import Message
 
 from pipeline.breaker import Breaker, BreakerOpenError
 from pipeline.cancellation import uncancelled
+from pipeline.consumer import StageApp, StageConsumer
 from pipeline.delivery import DeliveryWindow, Receipt, describe_error
 from pipeline.membership import Lease, has_lost_partitions, is_member
 from pipeline.publishing import FaustPublisher, Publisher, RecordTooLargeError, dead_letter
@@ -118,7 +119,7 @@ async def _fail(stage: Stage, record: Record, message: str) -> None:
 class StageRunner:
     """Runs one stage on one Faust app."""
 
-    def __init__(self, app: faust.App, stage: Stage, settings: Settings, lease: Lease) -> None:
+    def __init__(self, app: StageApp, stage: Stage, settings: Settings, lease: Lease) -> None:
         self.app = app
         self.stage = stage
         self.settings = settings
@@ -131,35 +132,32 @@ class StageRunner:
         self._clean: set[bytes] = set()  # keys of the records in work of which nothing is buried
         self._left: set[bytes] = set()  # keys of which a record was not processed: none behind it may be
         self._joined = False
-        self._taking = False
-        self._queue: asyncio.Queue[Any] | None = None
         self._window = DeliveryWindow(settings.in_flight, self._crash)
         self._last_seen: dict[tuple[str, int], tuple[int, float]] = {}
         self._attach()
 
     def _attach(self) -> None:
         names = [self.settings.topic(name) for name in self.stage.topics]
-        topic = self.app.topic(*names, key_serializer="raw", value_serializer="raw")
-        self.app.agent(topic, name=self.stage.name, concurrency=1)(self._consume)
+        self.app.topics.add(self.app.topic(*names, key_serializer="raw", value_serializer="raw"))
+        self.app.take = self.take
         self.app.task(self._tick)
         self.app.on_partitions_revoked.connect(self._on_revoked)
         self.app.on_partitions_assigned.connect(self._on_assigned)
         self.app.on_before_shutdown.connect(self._on_shutdown)
 
-    async def _consume(self, stream: StreamT[Any]) -> None:
-        self._queue = cast(Any, stream.channel).queue
-        async for event in cast(faust.Stream[bytes], stream).noack().events():
-            self._taking = True
-            await self._take(event)
-            self._taking = False
+    @property
+    def _consumer(self) -> StageConsumer:
+        return cast(StageConsumer, self.app.consumer)
 
-    async def _take(self, event: faust.EventT[bytes]) -> None:
-        record = to_record(event)
+    async def take(self, message: Message) -> None:
+        """Put a record to work; waits while enough are."""
+        record = to_record(message)
         place = (record.topic, record.partition)
         self._last_seen[place] = (record.offset, time.monotonic())
-        committed = cast(Any, self.app.consumer)._committed_offset.get(event.message.tp)
-        receipt = self._window.issue(place, record.offset, _acknowledger(event), committed)
-        await self._window.lanes.submit(record.key or b"", lambda: self._process(record, receipt))
+        acknowledge = _acknowledger(self._consumer, message)
+        receipt = self._window.issue(place, record.offset, acknowledge, self._consumer._committed_offset.get(message.tp))
+        if receipt is not None:
+            await self._window.lanes.submit(record.key or b"", lambda: self._process(record, receipt))
 
     async def _process(self, record: Record, receipt: Receipt) -> None:
         key = record.key or b""
@@ -224,8 +222,7 @@ class StageRunner:
         if offset + 1 >= end:
             return True
         # The last offsets may be a transaction's markers, which reach nobody: then all that was fetched has been taken.
-        waits = self._taking or (self._queue is not None and not self._queue.empty())
-        return position >= end and not waits and time.monotonic() - seen_at_s > _QUIET_S
+        return position >= end and self._consumer.has_given_all and time.monotonic() - seen_at_s > _QUIET_S
 
     async def _end_and_position(self, place: TP) -> tuple[int, int]:
         end = (await self.app.consumer.highwaters(place))[place]
@@ -273,6 +270,7 @@ class StageRunner:
     def _drop_all(self) -> None:
         self._left.clear()
         self._window.reset()
+        self._consumer.read_again()
         self._last_seen.clear()
         self.stage.forget()
 
@@ -297,9 +295,8 @@ def _end_worker() -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-def to_record(event: faust.EventT[bytes]) -> Record:
-    """A Faust event as a record."""
-    message = event.message
+def to_record(message: Message) -> Record:
+    """Faust's message as a record."""
     headers = message.headers or ()
     pairs = list(headers.items()) if isinstance(headers, Mapping) else headers
     return Record(
@@ -313,11 +310,9 @@ def to_record(event: faust.EventT[bytes]) -> Record:
     )
 
 
-def _acknowledger(event: faust.EventT[bytes]) -> Callable[[], None]:
+def _acknowledger(consumer: StageConsumer, message: Message) -> Callable[[], None]:
     # The record's audio must not stay in memory while its receipt is held.
-    message = event.message
     message.value = None
-    consumer = event.app.consumer
 
     def acknowledge() -> None:
         consumer.ack(message)

@@ -24,9 +24,16 @@ def test_offsets_are_given_back_in_order_whatever_order_they_are_released_in(rel
         assert given_back == list(range(head))
 
 
+def issue(window: DeliveryWindow, offset: int, given_back: list[int], committed: int | None = None) -> Receipt:
+    receipt = window.issue("p", offset, lambda: given_back.append(offset), committed)
+    assert receipt is not None
+    return receipt
+
+
 def test_a_closed_partition_gives_nothing_back() -> None:
-    window, given_back = DeliveryWindow(4, no_crash), []
-    receipts: list[Receipt] = [window.issue("p", n, lambda n=n: given_back.append(n)) for n in range(3)]  # type: ignore[misc]
+    given_back: list[int] = []
+    window = DeliveryWindow(4, no_crash)
+    receipts = [issue(window, n, given_back) for n in range(3)]
     receipts[0].release()
     window.reset()
     receipts[1].release()
@@ -36,44 +43,57 @@ def test_a_closed_partition_gives_nothing_back() -> None:
 
 
 def test_records_behind_one_that_was_dropped_are_not_given_back() -> None:
-    """Two rebalances that overlap: the flow of the first brings record 4, the reset of the second drops it, 5 goes on."""
-    window, given_back = DeliveryWindow(4, no_crash), []
-    window.issue("p", 4, lambda: given_back.append(4), committed=4)
+    """A reset drops record 4, and 5 comes before it comes again."""
+    given_back: list[int] = []
+    window = DeliveryWindow(4, no_crash)
+    issue(window, 4, given_back, committed=4)
     window.reset()
     for offset in (5, 6):
-        window.issue("p", offset, lambda offset=offset: given_back.append(offset), committed=4).release()  # type: ignore[misc]
+        issue(window, offset, given_back, committed=4).release()
     assert given_back == []
     assert window.held_s() > 0
-    again = [window.issue("p", n, lambda n=n: given_back.append(n), committed=4) for n in (4, 5, 6)]  # type: ignore[misc]
-    for receipt in again:
+    for receipt in [issue(window, n, given_back, committed=4) for n in (4, 5, 6)]:
         receipt.release()
     assert given_back == [4, 5, 6]
     assert window.held_s() == 0
 
 
 def test_what_another_worker_has_dealt_with_meanwhile_is_not_waited_for() -> None:
-    window, given_back = DeliveryWindow(4, no_crash), []
-    window.issue("p", 4, lambda: given_back.append(4))
+    given_back: list[int] = []
+    window = DeliveryWindow(4, no_crash)
+    issue(window, 4, given_back)
     window.reset()
-    window.issue("p", 9, lambda: given_back.append(9), committed=8).release()
+    issue(window, 9, given_back, committed=8).release()
     assert given_back == [9]
 
 
 def test_what_is_committed_before_a_dropped_record_does_not_stand_for_it() -> None:
     """Records 4 to 6 were dropped; another worker has dealt with 4 alone."""
-    window, given_back = DeliveryWindow(4, no_crash), []
+    given_back: list[int] = []
+    window = DeliveryWindow(4, no_crash)
     for offset in (4, 5, 6):
-        window.issue("p", offset, lambda offset=offset: given_back.append(offset), committed=4)  # type: ignore[misc]
+        issue(window, offset, given_back, committed=4)
     window.reset()
-    window.issue("p", 6, lambda: given_back.append(6), committed=5).release()
+    issue(window, 6, given_back, committed=5).release()
     assert given_back == []
     for offset in (5, 6):
-        window.issue("p", offset, lambda offset=offset: given_back.append(offset), committed=5).release()  # type: ignore[misc]
+        issue(window, offset, given_back, committed=5).release()
     assert given_back == [5, 6]
 
 
+def test_a_record_that_a_seek_brings_again_is_not_worked_on_twice() -> None:
+    given_back: list[int] = []
+    window = DeliveryWindow(4, no_crash)
+    receipts = [issue(window, n, given_back) for n in (4, 5)]
+    receipts[0].release()
+    assert [window.issue("p", n, lambda: given_back.append(-1), 5) for n in (4, 5)] == [None, None]
+    issue(window, 6, given_back).release()
+    receipts[1].release()
+    assert given_back == [4, 5, 6]
+
+
 class Partition:
-    """A partition with a consumer as Faust is: whatever is acknowledged in one run may be committed, even behind a hole."""
+    """A partition whose consumer commits up to the last offset that is acknowledged, whatever lies before it."""
 
     def __init__(self, length: int) -> None:
         self.window = DeliveryWindow(4, no_crash)
@@ -86,7 +106,9 @@ class Partition:
         if self.position < self.length:
             number = self.position
             committed = self.committed or None
-            self.receipts.append(self.window.issue("p", number, lambda: self.acknowledged.add(number), committed))
+            receipt = self.window.issue("p", number, lambda: self.acknowledged.add(number), committed)
+            if receipt is not None:
+                self.receipts.append(receipt)
             self.position += 1
 
     def release(self, index: int) -> None:
@@ -96,21 +118,25 @@ class Partition:
             receipt.release()
 
     def commit(self) -> None:
-        """The first run of offsets, wherever it begins: worse than Faust."""
         if self.acknowledged:
-            at = min(self.acknowledged)
-            while at in self.acknowledged:
-                self.acknowledged.discard(at)
-                at += 1
-            self.committed = max(self.committed, at)
+            self.committed = max(self.committed, max(self.acknowledged) + 1)
+            self.acknowledged.clear()
 
     def reset(self) -> None:
         self.window.reset()
         self.receipts.clear()
 
     def seek(self) -> None:
-        self.acknowledged.clear()
         self.position = self.committed
+
+    def finish(self) -> None:
+        """What comes of it once it is left in peace."""
+        self.seek()
+        while self.position < self.length:
+            self.deliver()
+        for index in range(len(self.receipts)):
+            self.release(index)
+        self.commit()
 
 
 @given(
@@ -120,7 +146,7 @@ class Partition:
     )
 )
 @settings(max_examples=1500)
-def test_no_record_is_committed_that_was_not_dealt_with(steps: list[str | int]) -> None:
+def test_every_record_is_dealt_with_and_none_is_committed_before(steps: list[str | int]) -> None:
     """Whenever the window is reset and the consumer seeks back, in any order and number."""
     partition = Partition(12)
     for step in steps:
@@ -129,6 +155,8 @@ def test_no_record_is_committed_that_was_not_dealt_with(steps: list[str | int]) 
         else:
             getattr(partition, step)()
         assert set(range(partition.committed)) <= partition.dealt_with
+    partition.finish()
+    assert partition.committed == partition.length
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), max_size=30), st.integers(1, 8))
@@ -180,6 +208,19 @@ async def test_a_job_that_fails_is_a_crash_and_blocks_nobody() -> None:
     await asyncio.wait_for(done.wait(), 5)
     await lanes.drain(5)
     assert [str(error) for error in crashes] == ["broken"]
+
+
+async def test_who_waits_for_a_free_lane_does_not_wait_for_jobs_that_are_dropped_before_they_begin() -> None:
+    lanes, begun = Lanes(1, no_crash), []
+
+    async def job() -> None:
+        begun.append(True)
+
+    await lanes.submit("a", job)
+    waiting = [asyncio.create_task(lanes.submit(key, job)) for key in "bc"]
+    lanes.cancel()
+    await asyncio.wait_for(asyncio.gather(*waiting), 5)
+    assert begun == []
 
 
 async def test_draining_says_when_work_did_not_end() -> None:

@@ -1,6 +1,7 @@
-"""The frame on a real Faust agent (Faust's test_context), with a stage that says what to do in each record."""
+"""The frame on a real Faust app, with a stage that does what each record says."""
 
 import contextlib
+import itertools
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -8,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from faust.types.tuples import ConsumerMessage
 
 from pipeline.app import build_app
 from pipeline.delivery import Receipt
@@ -78,18 +80,22 @@ class Obedient:
 
 
 class Opened:
-    def __init__(self, runner: StageRunner, stage: Obedient, published: Listed, acknowledged: list[int], agent: Any) -> None:
-        self.runner, self.stage, self.published, self.acknowledged, self.agent = runner, stage, published, acknowledged, agent
+    def __init__(self, runner: StageRunner, stage: Obedient, published: Listed, acknowledged: list[int]) -> None:
+        self.runner, self.stage, self.published, self.acknowledged = runner, stage, published, acknowledged
+        self._offsets = itertools.count()
+
+    async def _take(self, value: bytes, key: bytes | None) -> None:
+        await self.runner.take(ConsumerMessage("media", 0, next(self._offsets), 0.0, 0, None, key, value, None))
 
     async def put(self, *values: bytes, key: bytes | None = b"call") -> None:
         for value in values:
-            await self.agent.put(value, key=key)
+            await self._take(value, key)
         assert await self.runner._window.drain(5.0)
 
     async def put_calls(self, *values: bytes) -> None:
         """Each record is of a call of its own, all at work at once."""
         for number, value in enumerate(values):
-            await self.agent.put(value, key=b"call-%d" % number)
+            await self._take(value, b"call-%d" % number)
         assert await self.runner._window.drain(5.0)
 
 
@@ -109,9 +115,7 @@ async def opened(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> AsyncIterat
         return True
 
     monkeypatch.setattr(app.consumer, "ack", acknowledge)
-    agent = next(iter(app.agents.values()))
-    async with agent.test_context() as under_test:
-        yield Opened(runner, stage, published, acknowledged, under_test)
+    yield Opened(runner, stage, published, acknowledged)
 
 
 async def test_records_are_processed_and_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ NO_BROKER = [
     "faust-commit-past-head",
     "faust-failed-commit-forgotten",
     "faust-gap-counts-record",
+    "faust-overlapping-rebalances",
     "faust-seek-across-threads",
     "faust-web-enabled-ignored",
 ]

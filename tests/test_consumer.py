@@ -1,0 +1,232 @@
+"""Faust's rebalances, whatever overlaps in them, on a thread and a partition of our own: every record is dealt with."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+from unittest.mock import patch
+
+from aiokafka.structs import ConsumerRecord
+from faust.types import TP
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from pipeline.app import build_app
+from pipeline.consumer import StageConsumer
+from pipeline.delivery import Receipt
+from pipeline.records import Record
+from pipeline.settings import Settings
+from pipeline.stage import Frame, StageRunner
+
+PLACE = TP("media", 0)
+LENGTH = 16
+PATIENCE_S = 3.0
+
+
+class Slow:
+    """A stage that takes its time; it keeps the offsets that it has dealt with."""
+
+    name = "slow"
+    topics: tuple[str, ...] = ("media",)
+
+    def __init__(self, pauses: Iterator[int]) -> None:
+        self.done: list[int] = []
+        self._pauses = pauses
+
+    async def start(self, frame: Frame) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def tick(self) -> None: ...
+
+    def forget(self) -> None: ...
+
+    async def fail(self, record: Record, message: str) -> None: ...
+
+    async def process(self, record: Record, receipt: Receipt) -> None:
+        await pause(next(self._pauses))
+        self.done.append(record.offset)
+        receipt.release()
+
+
+async def pause(turns: int) -> None:
+    """Let others run so many times."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+class Thread:
+    """What Faust's consumer asks of its thread, as aiokafka answers: every answer comes late, and what it says may be old."""
+
+    def __init__(self, pauses: Iterator[int]) -> None:
+        self._pauses = pauses
+        self.end = self.position_ = self.committed = 0
+        self.is_assigned = False
+        self.assignments_count = 0
+
+    def assignment(self) -> set[TP]:
+        return {PLACE} if self.is_assigned else set()
+
+    def assign(self) -> None:
+        """aiokafka begins at the committed offset; somebody may have fetched from there since, and thrown it away."""
+        self.assignments_count += 1
+        self.is_assigned, self.position_ = True, min(self.committed + next(self._pauses), self.end)
+
+    async def getmany(self, places: set[TP], timeout: float) -> dict[TP, list[ConsumerRecord[bytes, bytes]]]:  # noqa: ASYNC109
+        assert timeout > 0
+        await pause(1 + next(self._pauses))
+        if PLACE not in places or not self.is_assigned:
+            return {}
+        batch = range(self.position_, min(self.position_ + 1 + next(self._pauses) * 3, self.end))
+        self.position_ = batch.stop if batch else self.position_
+        await pause(next(self._pauses))
+        return {PLACE: [record(offset) for offset in batch]} if batch else {}
+
+    async def seek_to_committed(self) -> dict[TP, int | None]:
+        await pause(next(self._pauses))
+        assert self.is_assigned, "No partitions are currently assigned"
+        committed = self.committed
+        if committed:
+            self.position_ = committed
+        await pause(next(self._pauses))
+        return {PLACE: committed or None}
+
+    async def earliest_offsets(self, *places: TP) -> dict[TP, int]:
+        await pause(next(self._pauses))
+        return dict.fromkeys(places, 0)
+
+    async def seek_wait(self, places: dict[TP, int]) -> None:
+        await pause(next(self._pauses))
+        self.position_ = places[PLACE]
+        await pause(next(self._pauses))
+
+    async def commit(self, offsets: dict[TP, int]) -> bool:
+        assignments = self.assignments_count
+        await pause(next(self._pauses) ** 2)
+        if not self.is_assigned or assignments != self.assignments_count:
+            await pause(next(self._pauses) ** 2)
+            return False  # already rebalanced
+        self.committed = max(self.committed, offsets[PLACE])
+        return True
+
+
+def record(offset: int) -> ConsumerRecord[bytes, bytes]:
+    return ConsumerRecord("media", 0, offset, 0, 0, b"%d" % (offset % 5), b"audio", 0, 1, 5, ())
+
+
+class Group:
+    """A member of a group: a real app, consumer and frame, Faust's own rebalances and its recovery that ends them."""
+
+    def __init__(self, pauses: list[int]) -> None:
+        self._pauses = cycled(pauses)
+        settings = Settings(in_flight=4, grace_period_s=5.0)
+        self.app = build_app("slow", settings)
+        self.stage = Slow(self._pauses)
+        self.runner = StageRunner(self.app, self.stage, settings, self.app.lease)
+        self.app.finalize()
+        self.thread = Thread(self._pauses)
+        self.consumer = cast(StageConsumer, self.app.consumer)
+        self.consumer._thread = cast(Any, self.thread)
+        topics = cast(Any, self.app.topics)
+        topics._acking_topics.add(PLACE.topic)
+        topics._subscription_done = None  # nothing is subscribed to here
+        self.recovery = cast(Any, self.app.tables).recovery
+        self.recovery.recovery_delay = 0.0
+        self.is_lost = False
+        self._commits: set[asyncio.Task[None]] = set()
+
+    async def come_back(self) -> None:
+        """The group went on without this member, which learns of it now; what it commits is refused."""
+        self.is_lost = True
+        self.thread.assignments_count += 1
+        await self.rebalance()
+
+    async def rebalance(self) -> None:
+        """As aiokafka does: revoked, joined, assigned; the next may begin while Faust still recovers from this one."""
+        self.app.on_rebalance_start()
+        await self.consumer.on_partitions_revoked(self.thread.assignment())
+        self.is_lost = self.thread.is_assigned = False
+        await pause(next(self._pauses))
+        self.thread.assign()
+        generation = self.app.consumer_generation_id = self.thread.assignments_count
+        await self.consumer.on_partitions_assigned({PLACE}, generation)
+
+    async def commit(self) -> None:
+        """As Faust's timer does: whatever else is under way."""
+        task = asyncio.create_task(self._commit())
+        self._commits.add(task)
+        task.add_done_callback(self._commits.discard)
+
+    async def _commit(self) -> None:
+        await self.consumer.commit()
+        assert set(range(self.thread.committed)) <= set(self.stage.done), "committed before it was dealt with"
+
+    async def settle(self) -> None:
+        """Until everything is committed, or nothing seems to come of it any more."""
+        give_up_s = time.monotonic() + PATIENCE_S
+        await asyncio.gather(*self._commits)
+        while self.thread.committed < LENGTH and time.monotonic() < give_up_s:
+            await asyncio.sleep(0)
+            await self._commit()
+
+
+def cycled(pauses: list[int]) -> Iterator[int]:
+    while True:
+        yield from pauses
+
+
+@asynccontextmanager
+async def member(pauses: list[int]) -> AsyncIterator[Group]:
+    group = Group(pauses)
+    task = asyncio.create_task(type(group.recovery)._restart_recovery(group.recovery))
+    try:
+        with patch("pipeline.stage.has_lost_partitions", lambda _: group.is_lost):
+            yield group
+        assert not task.done(), task
+    finally:
+        task.cancel()
+        await cast(Any, group.app)._fetcher.stop()
+
+
+async def live(pauses: list[int], steps: list[str | int]) -> Group:
+    async with member(pauses) as group:
+        await group.rebalance()
+        for step in steps:
+            if isinstance(step, int):
+                group.thread.end = min(LENGTH, group.thread.end + step)
+                await pause(step)
+            else:
+                await getattr(group, step)()
+        group.thread.end = LENGTH
+        await group.settle()
+        return group
+
+
+@given(
+    st.lists(st.integers(0, 9), min_size=3, max_size=40),
+    st.lists(st.sampled_from(["rebalance", "come_back", "commit"]) | st.integers(1, 20), max_size=25),
+)
+@hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_every_record_is_dealt_with_whatever_rebalances_overlap(pauses: list[int], steps: list[str | int]) -> None:
+    group = asyncio.run(live(pauses, steps))
+    assert set(group.stage.done) == set(range(LENGTH))
+    assert group.thread.committed == LENGTH
+
+
+async def test_a_commit_that_failed_or_ended_behind_a_rebalance_is_no_committed_offset() -> None:
+    async with member([1]) as group:
+        group.thread.assign()
+        committing = asyncio.create_task(group.consumer._commit_offsets({PLACE: 5}))
+        await asyncio.sleep(0)
+        group.thread.assignments_count += 1
+        assert not await committing
+        assert group.consumer._committed_offset[PLACE] is None
+        assert await group.consumer._commit_offsets({PLACE: 5})
+        assert group.consumer._committed_offset[PLACE] == 5
+        committing = asyncio.create_task(group.consumer._commit_offsets({PLACE: 7}))
+        await asyncio.sleep(0)
+        group.consumer.read_again()
+        assert await committing
+        assert group.consumer._committed_offset[PLACE] == 5
