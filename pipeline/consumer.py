@@ -2,7 +2,7 @@
 
 Faust has two hands on a partition's position, the loop that fetches and the end of a rebalance, and a queue that a rebalance
 empties. When two rebalances overlap, the end of the first lets records flow; what was fetched behind the seek of the second is
-then thrown away by its last step, and nobody reads it again (docs/upstream/faust-rebalance-drops-records). Here one loop seeks,
+then thrown away by its last step, and nobody reads it again (docs/upstream/faust-overlapping-rebalances). Here one loop seeks,
 fetches and gives out, never while a rebalance is under way; after whatever may have disturbed it, it begins again at the
 committed offset.
 """
