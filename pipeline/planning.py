@@ -60,13 +60,13 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
 PROCESSORS: Final = {
     "vnni": Costs(),
     "avx2": Costs(
-        chunk_cpu_s=0.0018,
-        detection_cpu_s=0.0035,
-        voiceprint_cpu_s=0.051,
-        language_cpu_s=0.134,
-        utterance_cpu_s=0.017,
+        chunk_cpu_s=0.0008,
+        detection_cpu_s=0.0034,
+        voiceprint_cpu_s=0.049,
+        language_cpu_s=0.129,
+        utterance_cpu_s=0.008,
         idle_cpu_s=0.023,
-        latest_s=1.8,  # at a load of 0.74
+        latest_s=1.4,
     ),
 }
 
