@@ -18,7 +18,7 @@ from pipeline.consumer import StageApp
 from pipeline.delivery import describe_error
 from pipeline.header_names import tolerate
 from pipeline.health import HealthServer
-from pipeline.membership import Lease, coordinator_fault
+from pipeline.membership import Lease, consumer_fault
 from pipeline.settings import Settings
 from pipeline.stage import StageRunner
 
@@ -28,7 +28,8 @@ ENTRY_POINTS = "callstream.agents"
 EXIT_ZOMBIE = 70
 _HEARTBEATS = 10  # in a session timeout
 _REBALANCE_S = 30.0
-_MAX_STANDSTILL_S = 3600.0  # the longest that a slow stage may take over the records that were fetched
+# aiokafka leaves the group when nothing is fetched for so long, and then waits for a fetch before it joins again: for ever.
+_MAX_STANDSTILL_S = 10 * 365 * 86_400.0
 _WATCH_EVERY_S = 2.0
 _LAST_WORDS_S = 5.0  # for leaving the groups and closing connections
 
@@ -131,7 +132,7 @@ def _watch(runners: Sequence[StageRunner], grace_period_s: float) -> None:
     while not any(runner.app.should_stop for runner in runners):
         pause.wait(_WATCH_EVERY_S)
         for runner in runners:
-            fault = coordinator_fault(runner.app)
+            fault = consumer_fault(runner.app)
             if fault is not None and not runner.app.should_stop:
                 logger.critical("agent %s: %s; the process ends, start it again", runner.stage.name, fault)
                 os._exit(EXIT_ZOMBIE)

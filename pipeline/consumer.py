@@ -3,8 +3,8 @@
 Faust has two hands on a partition's position, the loop that fetches and the end of a rebalance, and a queue that a rebalance
 empties. When two rebalances overlap, the end of the first lets records flow; what was fetched behind the seek of the second is
 then thrown away by its last step, and nobody reads it again (docs/upstream/faust-overlapping-rebalances). Here one loop seeks,
-fetches and gives out, never while a rebalance is under way; after whatever may have disturbed it, it begins again at the
-committed offset.
+fetches and gives out, never between a revocation and the assignment that follows; after whatever may have disturbed it, it
+begins again at the committed offset.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from mode.types import ServiceT
 
 from pipeline.cancellation import stop_consumer
 from pipeline.delivery import describe_error
-from pipeline.membership import Lease
+from pipeline.membership import Lease, has_lost_partitions
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,11 @@ class _ConsumerThread(aiokafka_driver.AIOKafkaConsumerThread):
         if self._consumer is not None:
             await stop_consumer(self._consumer)
 
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        # Of partitions that are gone meanwhile nothing can be committed, and aiokafka takes it ill to be asked for nothing.
+        mine = {place: offset for place, offset in offsets.items() if place in self.assignment()}
+        return await super()._commit(mine) if mine else False
+
 
 class StageConsumer(aiokafka_driver.Consumer):
     """Gives each record to the app's `take`, in the order of its partition; a record may come twice, none is left out."""
@@ -57,22 +62,42 @@ class StageConsumer(aiokafka_driver.Consumer):
     _in_hand = False
 
     @property
+    def has_begun(self) -> bool:
+        """Whether it has sought to the committed offsets since it was last disturbed."""
+        return self._begun_at == self._disturbances
+
+    @property
     def has_given_all(self) -> bool:
         """Whether the app has taken everything that lies before the consumer's positions."""
-        return self._begun_at == self._disturbances and not self._in_hand
+        return self.has_begun and not self._in_hand
 
     def read_again(self) -> None:
         """Begin again at the committed offsets, and give out nothing that was fetched before."""
         self._disturbances += 1
 
+    def forget(self) -> None:
+        """Begin again, and commit nothing of what was acknowledged before."""
+        self._acked.clear()
+        self._acked_index.clear()
+        self.read_again()
+
+    async def commit_all(self) -> None:
+        """Commit what is acknowledged now; a commit that is under way may know only a part of it."""
+        await self.maybe_wait_for_commit_to_finish()
+        await self.commit()
+
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """A rebalance begins."""
         self._is_rebalancing = True
+        self.stop_flow()  # Faust does so only when there are partitions
+        if not has_lost_partitions(cast(StageApp, self.app)):
+            await self.commit_all()  # Faust forgets what is acknowledged and not committed
         await super().on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """It is decided."""
         self._is_rebalancing = False
+        self.read_again()
         await super().on_partitions_assigned(assigned, generation_id)
 
     def stop_flow(self) -> None:
@@ -91,14 +116,15 @@ class StageConsumer(aiokafka_driver.Consumer):
         self.read_again()
 
     async def verify_all_partitions_active(self) -> None:
-        """Nothing: Faust would look every second for partitions that stand still, and ours are told to never be late."""
+        """Nothing: Faust would look every second for partitions that stand still, as ours do that are held on purpose."""
 
     async def _drain_messages(self, fetcher: ServiceT) -> None:
+        self.read_again()
         try:
             while not (self.should_stop or fetcher.should_stop):
                 if not self.flow_active:
                     await self.wait(cast(Any, self.can_resume_flow))
-                elif self._begun_at != self._disturbances:
+                elif not self.has_begun:
                     await self._begin()
                 else:
                     await self._read()
@@ -139,7 +165,7 @@ class StageConsumer(aiokafka_driver.Consumer):
         records = await self._getmany(active_partitions=places, timeout=_FETCH_S)
         self._in_hand = True
         for place, record in self.scheduler.iterate(records):
-            if self._begun_at != self._disturbances or self.should_stop:
+            if not self.has_begun or self.should_stop:
                 break
             await cast(StageApp, self.app).take(self._to_message(place, record))
         self._in_hand = False
@@ -156,12 +182,11 @@ class StageConsumer(aiokafka_driver.Consumer):
 
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: ARG002
         """Faust's own takes a commit that failed for a good one, and then ignores whatever is acknowledged before it."""
-        mine = {place: offset for place, offset in offsets.items() if place in self.assignment()}
         disturbances = self._disturbances
-        if not mine or not await self._commit(mine):
-            return False
+        if not await self._commit(offsets):
+            return False  # a rebalance is under way, behind which all of it comes again
         if disturbances == self._disturbances:  # otherwise the loop asks for what is committed
-            self._committed_offset.update(mine)
+            self._committed_offset.update(offsets)
         return True
 
     def _new_consumer_thread(self) -> _ConsumerThread:

@@ -42,9 +42,10 @@ class Receipt:
 class PartitionOrder:
     """The receipts of one partition, in offset order. While it is held nothing is acknowledged."""
 
-    def __init__(self, *, is_held: bool = False) -> None:
+    def __init__(self, *, is_held: bool = False, first: int = 0) -> None:
         self._receipts: deque[Receipt] = deque()
-        self.newest = -1  # the last offset that a receipt was issued for
+        self.first = first  # no receipt is for a record before it
+        self.newest = first - 1  # the last offset that a receipt was issued for
         self._closed = False
         self._is_held = is_held
         self.begun_s = time.monotonic()
@@ -175,8 +176,11 @@ class DeliveryWindow:
         """
         self._look_for_dropped(partition, offset, committed)
         order = self._partitions.get(partition)
+        if order is not None and offset < order.first:  # it was never in hand, and what is comes again behind it
+            order.close()
+            order = None
         if order is None:
-            order = self._partitions[partition] = PartitionOrder(is_held=partition in self._dropped)
+            order = self._partitions[partition] = PartitionOrder(is_held=partition in self._dropped, first=offset)
         return order.issue(offset, acknowledge) if offset > order.newest else None
 
     def _look_for_dropped(self, partition: Hashable, offset: int, committed: int | None) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 import faust
+from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.protocol.commit import OffsetCommitRequest
 
@@ -14,15 +15,18 @@ logger = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.05
 
 
-def _coordinator_of(app: faust.App) -> GroupCoordinator | None:
+def _part_of_consumer(app: faust.App, name: str) -> object:
     # Not app.consumer: that would make one, here, on whatever thread this is.
-    consumer = getattr(getattr(app._consumer, "_thread", None), "_consumer", None)
-    coordinator = getattr(consumer, "_coordinator", None)
+    return getattr(getattr(getattr(app._consumer, "_thread", None), "_consumer", None), name, None)
+
+
+def _coordinator_of(app: faust.App) -> GroupCoordinator | None:
+    coordinator = _part_of_consumer(app, "_coordinator")
     return coordinator if isinstance(coordinator, GroupCoordinator) else None
 
 
-def coordinator_fault(app: faust.App) -> str | None:
-    """Why this app's group coordinator is dead, if it is.
+def consumer_fault(app: faust.App) -> str | None:
+    """Why this app's consumer is dead, if it is.
 
     aiokafka parks an error until somebody asks for it, which Faust does not: the process would live on, idle for ever.
     """
@@ -34,6 +38,9 @@ def coordinator_fault(app: faust.App) -> str | None:
     task = coordinator._coordination_task
     if task is not None and task.done():
         return "the group coordinator's task has ended"
+    fetcher = _part_of_consumer(app, "_fetcher")
+    if isinstance(fetcher, Fetcher) and fetcher._fetch_task.done():
+        return "the fetcher's task has ended"
     return None
 
 
@@ -46,7 +53,7 @@ def has_lost_partitions(app: faust.App) -> bool:
 def is_member(app: faust.App) -> bool:
     """Whether Kafka counts this consumer as a member of its group, as far as it knows: its heartbeats are answered."""
     coordinator = _coordinator_of(app)
-    if coordinator is None or coordinator_fault(app) is not None:
+    if coordinator is None or consumer_fault(app) is not None:
         return False
     is_known = coordinator.generation != OffsetCommitRequest.DEFAULT_GENERATION_ID
     return is_known and coordinator.coordinator_id is not None and not coordinator._rejoin_needed_fut.done()

@@ -255,7 +255,7 @@ class StageRunner:
         if not await self._drain():
             logger.warning("stage %s: work in flight did not end and will be done again", self.stage.name)
         try:
-            await self.app.consumer.commit()
+            await self._consumer.commit_all()
         finally:
             self._drop_all()
 
@@ -270,13 +270,13 @@ class StageRunner:
     def _drop_all(self) -> None:
         self._left.clear()
         self._window.reset()
-        self._consumer.read_again()
+        self._consumer.forget()
         self._last_seen.clear()
         self.stage.forget()
 
     def is_ready(self) -> bool:
         """Whether the agent is a member of its group and no rebalance is under way."""
-        is_working = self._joined and not self.app.rebalancing and not self.app.should_stop
+        is_working = self._joined and not self.app.rebalancing and not self.app.should_stop and self._consumer.has_begun
         return is_working and self._lease.is_valid() and is_member(self.app)
 
     def unacknowledged(self) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -135,6 +135,7 @@ class Group:
         self.recovery = cast(Any, self.app.tables).recovery
         self.recovery.recovery_delay = 0.0
         self.is_lost = False
+        self.generation = 0
         self._commits: set[asyncio.Task[None]] = set()
 
     async def come_back(self) -> None:
@@ -143,15 +144,21 @@ class Group:
         self.thread.assignments_count += 1
         await self.rebalance()
 
-    async def rebalance(self) -> None:
+    async def lose(self) -> None:
+        """The partition goes to another member."""
+        await self.rebalance(gets=False)
+
+    async def rebalance(self, *, gets: bool = True) -> None:
         """As aiokafka does: revoked, joined, assigned; the next may begin while Faust still recovers from this one."""
         self.app.on_rebalance_start()
         await self.consumer.on_partitions_revoked(self.thread.assignment())
         self.is_lost = self.thread.is_assigned = False
         await pause(next(self._pauses))
-        self.thread.assign()
-        generation = self.app.consumer_generation_id = self.thread.assignments_count
-        await self.consumer.on_partitions_assigned({PLACE}, generation)
+        if gets:
+            self.thread.assign()
+        self.generation += 1
+        self.app.consumer_generation_id = self.generation
+        await self.consumer.on_partitions_assigned(self.thread.assignment(), self.generation)
 
     async def commit(self) -> None:
         """As Faust's timer does: whatever else is under way."""
@@ -162,6 +169,15 @@ class Group:
     async def _commit(self) -> None:
         await self.consumer.commit()
         assert set(range(self.thread.committed)) <= set(self.stage.done), "committed before it was dealt with"
+
+    async def deal_with(self, end: int) -> None:
+        """Until all that was produced is acknowledged."""
+        self.thread.end = end
+        for _ in range(1000):
+            if set(self.stage.done) == set(range(end)):
+                break
+            await asyncio.sleep(0)
+        assert self.runner.unacknowledged() == 0
 
     async def settle(self) -> None:
         """Until everything is committed, or nothing seems to come of it any more."""
@@ -182,7 +198,10 @@ async def member(pauses: list[int]) -> AsyncIterator[Group]:
     group = Group(pauses)
     task = asyncio.create_task(type(group.recovery)._restart_recovery(group.recovery))
     try:
-        with patch("pipeline.stage.has_lost_partitions", lambda _: group.is_lost):
+        with ExitStack() as patches:
+            for module in ("stage", "consumer"):
+                patches.enter_context(patch(f"pipeline.{module}.has_lost_partitions", lambda _: group.is_lost))
+            patches.enter_context(patch("pipeline.consumer._LOOK_AGAIN_S", 0.0))
             yield group
         assert not task.done(), task
     finally:
@@ -200,13 +219,15 @@ async def live(pauses: list[int], steps: list[str | int]) -> Group:
             else:
                 await getattr(group, step)()
         group.thread.end = LENGTH
+        if not group.thread.is_assigned:
+            await group.rebalance()
         await group.settle()
         return group
 
 
 @given(
     st.lists(st.integers(0, 9), min_size=3, max_size=40),
-    st.lists(st.sampled_from(["rebalance", "come_back", "commit"]) | st.integers(1, 20), max_size=25),
+    st.lists(st.sampled_from(["rebalance", "lose", "come_back", "commit"]) | st.integers(1, 20), max_size=25),
 )
 @hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_record_is_dealt_with_whatever_rebalances_overlap(pauses: list[int], steps: list[str | int]) -> None:
@@ -230,3 +251,14 @@ async def test_a_commit_that_failed_or_ended_behind_a_rebalance_is_no_committed_
         group.consumer.read_again()
         assert await committing
         assert group.consumer._committed_offset[PLACE] == 5
+
+
+async def test_a_hand_over_commits_all_that_is_acknowledged_also_while_a_commit_is_under_way() -> None:
+    async with member([9]) as group:  # a commit takes 81 turns
+        await group.rebalance()
+        await group.deal_with(3)
+        await group.commit()
+        await group.deal_with(6)
+        assert group.thread.committed == 0
+        await group.consumer.on_partitions_revoked({PLACE})
+        assert group.thread.committed == 6

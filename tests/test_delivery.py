@@ -92,6 +92,16 @@ def test_a_record_that_a_seek_brings_again_is_not_worked_on_twice() -> None:
     assert given_back == [4, 5, 6]
 
 
+def test_a_record_before_those_in_hand_is_no_repetition() -> None:
+    """Whatever brought the consumer there: what is in hand comes again behind it."""
+    given_back: list[int] = []
+    window = DeliveryWindow(4, no_crash)
+    issue(window, 6, given_back)
+    for offset in (5, 6):
+        issue(window, offset, given_back).release()
+    assert given_back == [5, 6]
+
+
 class Partition:
     """A partition whose consumer commits up to the last offset that is acknowledged, whatever lies before it."""
 

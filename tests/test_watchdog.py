@@ -8,7 +8,7 @@ import pytest
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 
 from pipeline.app import build_app
-from pipeline.membership import Lease, coordinator_fault, is_member
+from pipeline.membership import Lease, consumer_fault, is_member
 from pipeline.settings import Settings
 
 
@@ -30,13 +30,13 @@ def coordinator_of(task: "asyncio.Task[None]", error: Exception | None = None) -
 
 async def test_a_living_coordinator_is_no_fault() -> None:
     task = asyncio.create_task(asyncio.sleep(60))
-    assert coordinator_fault(app_with(coordinator_of(task))) is None
+    assert consumer_fault(app_with(coordinator_of(task))) is None
     task.cancel()
 
 
 async def test_a_parked_error_is_a_fault() -> None:
     task = asyncio.create_task(asyncio.sleep(60))
-    fault = coordinator_fault(app_with(coordinator_of(task, RuntimeError("not coordinator"))))
+    fault = consumer_fault(app_with(coordinator_of(task, RuntimeError("not coordinator"))))
     assert fault is not None
     assert "not coordinator" in fault
     task.cancel()
@@ -45,7 +45,7 @@ async def test_a_parked_error_is_a_fault() -> None:
 async def test_a_task_that_has_ended_is_a_fault() -> None:
     task = asyncio.create_task(asyncio.sleep(0))
     await task
-    assert coordinator_fault(app_with(coordinator_of(task))) is not None
+    assert consumer_fault(app_with(coordinator_of(task))) is not None
 
 
 async def test_a_member_whose_heartbeats_are_answered_is_one() -> None:
@@ -93,5 +93,5 @@ async def test_a_lease_lasts_for_a_session_timeout_behind_an_answered_heartbeat(
 def test_looking_makes_no_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
     app = build_app("unstarted", Settings())
     monkeypatch.setattr(app, "_new_consumer", lambda: pytest.fail("a consumer was made on the watchdog's thread"))
-    assert coordinator_fault(app) is None
+    assert consumer_fault(app) is None
     assert not is_member(app)
