@@ -140,7 +140,9 @@ class StageConsumer(aiokafka_driver.Consumer):
         except Exception as error:  # noqa: BLE001 - a rebalance has begun, or the broker is away: both pass
             if disturbances == self._disturbances:
                 logger.warning(
-                    "group %s: cannot seek to the committed offsets yet: %s", self.app.conf.id, describe_error(error)
+                    "group %s reads nothing: it cannot seek to its committed offsets, and tries again until it works: %s",
+                    self.app.conf.id,
+                    describe_error(error),
                 )
                 await self.sleep(_SEEK_AGAIN_S)
         else:

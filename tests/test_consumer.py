@@ -136,7 +136,7 @@ class Group:
         self.recovery.recovery_delay = 0.0
         self.is_lost = False
         self.generation = 0
-        self._commits: set[asyncio.Task[None]] = set()
+        self._commits: list[asyncio.Task[None]] = []
 
     async def come_back(self) -> None:
         """The group went on without this member, which learns of it now; what it commits is refused."""
@@ -162,9 +162,7 @@ class Group:
 
     async def commit(self) -> None:
         """As Faust's timer does: whatever else is under way."""
-        task = asyncio.create_task(self._commit())
-        self._commits.add(task)
-        task.add_done_callback(self._commits.discard)
+        self._commits.append(asyncio.create_task(self._commit()))
 
     async def _commit(self) -> None:
         await self.consumer.commit()
