@@ -18,7 +18,7 @@ from pipeline.consumer import StageApp
 from pipeline.delivery import describe_error
 from pipeline.header_names import tolerate
 from pipeline.health import HealthServer
-from pipeline.membership import Lease, consumer_fault
+from pipeline.membership import Lease, consumer_fault, producer_fault
 from pipeline.settings import Settings
 from pipeline.stage import StageRunner
 
@@ -132,7 +132,7 @@ def _watch(runners: Sequence[StageRunner], grace_period_s: float) -> None:
     while not any(runner.app.should_stop for runner in runners):
         pause.wait(_WATCH_EVERY_S)
         for runner in runners:
-            fault = consumer_fault(runner.app)
+            fault = consumer_fault(runner.app) or producer_fault(runner.app)
             if fault is not None and not runner.app.should_stop:
                 logger.critical("agent %s: %s; the process ends, start it again", runner.stage.name, fault)
                 os._exit(EXIT_ZOMBIE)

@@ -1,4 +1,4 @@
-"""What aiokafka's group coordinator knows of a consumer's membership; Faust does not ask for it."""
+"""What aiokafka knows of a consumer's membership, and of tasks of its own that have died; Faust does not ask for it."""
 
 import asyncio
 import logging
@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import faust
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.producer.sender import Sender
 from aiokafka.protocol.commit import OffsetCommitRequest
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,14 @@ def consumer_fault(app: faust.App) -> str | None:
     fetcher = _part_of_consumer(app, "_fetcher")
     if isinstance(fetcher, Fetcher) and fetcher._fetch_task.done():
         return "the fetcher's task has ended"
+    return None
+
+
+def producer_fault(app: faust.App) -> str | None:
+    """Why this app's producer will never send anything again, if so: what waits to be sent would wait for ever."""
+    sender = getattr(getattr(app._producer, "_producer", None), "_sender", None)
+    if isinstance(sender, Sender) and sender.sender_task is not None and sender.sender_task.done():
+        return "the producer's task has ended"
     return None
 
 

@@ -1,5 +1,6 @@
 """Publishing: a record counts as sent when the broker has acknowledged it."""
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -7,6 +8,7 @@ from typing import Protocol
 import faust
 import stamina
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from faust.exceptions import ProducerSendError
 
 from pipeline.delivery import describe_error
 from pipeline.membership import Lease
@@ -47,7 +49,6 @@ class FaustPublisher:
         self._app = app
         self._lease = lease
         self._settings = settings
-        self._topics: dict[str, faust.TopicT] = {}
 
     async def publish(self, records: Sequence[OutgoingRecord]) -> list[int]:
         """Publish in order: each record is acknowledged before the next is sent."""
@@ -61,31 +62,32 @@ class FaustPublisher:
         return offsets
 
     async def _send(self, record: OutgoingRecord) -> int:
+        with contextlib.suppress(KafkaError):
+            return await self._try_to_send(record)  # nearly always; what tries again costs as much as the sending
         async for attempt in stamina.retry_context(on=KafkaError, attempts=None, timeout=None, wait_initial=0.1, wait_max=5.0):
             with attempt:
-                try:
-                    await self._lease.wait()
-                    return await self._send_once(record)
-                except MessageSizeTooLargeError as error:
-                    raise RecordTooLargeError(str(error)) from None
-                except KafkaError as error:
-                    logger.warning("cannot publish to %s, trying again until it works: %s", record.topic, describe_error(error))
-                    raise
+                return await self._try_to_send(record)
         raise AssertionError("retried for ever")
 
-    async def _send_once(self, record: OutgoingRecord) -> int:
-        topic = self._topic(record.topic)
-        sent = await (
-            await topic.send(key=record.key, value=record.value, headers=list(record.headers), partition=record.partition)
-        )
-        return int(sent.offset)
+    async def _try_to_send(self, record: OutgoingRecord) -> int:
+        try:
+            await self._lease.wait()
+            return await self._send_once(record)
+        except MessageSizeTooLargeError as error:
+            raise RecordTooLargeError(str(error)) from None
+        except KafkaError as error:
+            logger.warning("cannot publish to %s, trying again until it works: %s", record.topic, describe_error(error))
+            raise
 
-    def _topic(self, name: str) -> faust.TopicT:
-        topic = self._topics.get(name)
-        if topic is None:
-            topic = self._app.topic(self._settings.topic(name), key_serializer="raw", value_serializer="raw")
-            self._topics[name] = topic
-        return topic
+    async def _send_once(self, record: OutgoingRecord) -> int:
+        # Straight to the producer: a Faust topic's futures, callbacks and sensors for each record would tell nobody anything.
+        producer = await self._app.maybe_start_producer()
+        topic = self._settings.topic(record.topic)
+        try:
+            sent = await producer.send(topic, record.key, record.value, record.partition, None, list(record.headers))
+        except ProducerSendError as error:
+            raise error.__cause__ or error from None  # what aiokafka said, which may pass
+        return int((await sent).offset)
 
 
 def dead_letter(record: Record, stage: str, error_type: DeadLetterType, message: str) -> OutgoingRecord:

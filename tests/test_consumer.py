@@ -199,7 +199,8 @@ async def member(pauses: list[int]) -> AsyncIterator[Group]:
         with ExitStack() as patches:
             for module in ("stage", "consumer"):
                 patches.enter_context(patch(f"pipeline.{module}.has_lost_partitions", lambda _: group.is_lost))
-            patches.enter_context(patch("pipeline.consumer._LOOK_AGAIN_S", 0.0))
+            for pause_s in ("_LOOK_AGAIN_S", "_FETCH_EVERY_S"):
+                patches.enter_context(patch(f"pipeline.consumer.{pause_s}", 0.0))
             yield group
         assert not task.done(), task
     finally:

@@ -6,9 +6,10 @@ from typing import Any, cast
 
 import pytest
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.producer.sender import Sender
 
 from pipeline.app import build_app
-from pipeline.membership import Lease, consumer_fault, is_member
+from pipeline.membership import Lease, consumer_fault, is_member, producer_fault
 from pipeline.settings import Settings
 
 
@@ -46,6 +47,17 @@ async def test_a_task_that_has_ended_is_a_fault() -> None:
     task = asyncio.create_task(asyncio.sleep(0))
     await task
     assert consumer_fault(app_with(coordinator_of(task))) is not None
+
+
+async def test_a_producer_is_at_fault_when_its_task_has_ended() -> None:
+    app = cast(Any, build_app("watched", Settings()))
+    assert producer_fault(app) is None
+    sender = Sender.__new__(Sender)
+    app._producer = SimpleNamespace(_producer=SimpleNamespace(_sender=sender))
+    sender._sender_task = asyncio.create_task(asyncio.sleep(0.01))
+    assert producer_fault(app) is None
+    await sender._sender_task
+    assert producer_fault(app) == "the producer's task has ended"
 
 
 async def test_a_member_whose_heartbeats_are_answered_is_one() -> None:

@@ -1,0 +1,60 @@
+"""A publisher on a Kafka that does not answer for longer than a request may take: everything arrives all the same."""
+
+import asyncio
+import os
+import signal
+from typing import Any, cast
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from pipeline.app import build_app
+from pipeline.broker import EmbeddedBroker
+from pipeline.membership import producer_fault
+from pipeline.publishing import FaustPublisher
+from pipeline.records import OutgoingRecord
+from pipeline.settings import Settings
+from pipeline.topics import create_topics
+
+pytestmark = pytest.mark.broker
+
+REQUEST_S = 2.0
+STANDSTILL_S = 3.0 * REQUEST_S
+VALUES = {bytes([65 + number]) * 20_000 for number in range(8)}  # each fills a batch of aiokafka's, so that the next waits
+
+
+async def test_what_a_broker_that_stands_still_is_told_arrives(embedded_broker: EmbeddedBroker, topic_prefix: str) -> None:
+    settings = Settings(broker=embedded_broker.bootstrap, topic_prefix=topic_prefix, partitions=1)
+    await create_topics(settings)
+    app = build_app("publishing", settings)
+    app.conf.producer_request_timeout = REQUEST_S
+    app.lease.waive()
+    publisher = FaustPublisher(app, settings, app.lease)
+    try:
+        first = await publisher.publish([OutgoingRecord("speech", b"call", b"before", partition=0)])
+        assert first == [0]
+        assert producer_fault(app) is None
+        assert embedded_broker.pid is not None
+        os.kill(embedded_broker.pid, signal.SIGSTOP)
+        records = [OutgoingRecord("speech", b"call", value, partition=0) for value in VALUES]
+        publishing = [asyncio.create_task(publisher.publish([record])) for record in records]
+        await asyncio.sleep(STANDSTILL_S)
+        os.kill(embedded_broker.pid, signal.SIGCONT)
+        offsets = await asyncio.gather(*publishing)
+        arrived = await read(settings, 1 + max(one for [one] in offsets))
+        await cast(Any, app.producer)._producer._sender.close()
+        assert producer_fault(app) is not None  # seen where Faust keeps it
+    finally:
+        await app.producer.stop()
+    assert {arrived[one] for [one] in offsets} == VALUES
+
+
+async def read(settings: Settings, end: int) -> list[bytes | None]:
+    """The values of the topic's first records."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.broker, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        consumer.assign([TopicPartition(settings.topic("speech"), 0)])
+        return [(await consumer.getone()).value for _ in range(end)]
+    finally:
+        await consumer.stop()
