@@ -4,6 +4,7 @@ Speech and prints may come twice (at-least-once delivery); a print counts once, 
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -213,10 +214,25 @@ class CallStage(ABC, Generic[Evidence]):
     async def fail(self, record: Record, message: str) -> None:
         """Fail the task of the call that this record belongs to."""
         call = self._calls.get((record.key or b"").decode(errors="replace"))
-        if call is not None and call.is_decided:
+        if call is None:
+            await self._fail_unopened(record, message)
+        elif call.is_decided:
             self._let_go(call)
-        elif call is not None:
+        else:
             await self._close(call, call.log.ended(record.source, failed(message)))
+
+    async def _fail_unopened(self, record: Record, message: str) -> None:
+        """The fault met the call's begin: its task is pending, and nobody else would end it."""
+        with contextlib.suppress(DeadLetterError):
+            begin = _decode(record)
+            if (
+                isinstance(begin, CallBegin)
+                and begin.call_id not in self._ended
+                and (opening := self.opening(begin, record.source))
+            ):
+                log, records = opening
+                await self.publisher.publish([*records, log.running(record.source), log.ended(record.source, failed(message))])
+                self._remember(begin.call_id)
 
 
 def add_voiceprint(channels: list[VoiceprintSum], heard: Print) -> bool:

@@ -95,7 +95,7 @@ class ComparisonStage(RequestStage[CallComparison]):
         """Comparison runs when it was asked for, or when the watch list holds something; then its task begins here."""
         if _COMPARISON in known_tasks(begin.options):
             return super().opening(begin, source)
-        if begin.options.technologies is not None or not self._enrolled[begin.call_id]:
+        if begin.options.technologies is not None or not self._enrolled.get(begin.call_id):
             return None
         log = self._task_log(begin)
         return log, [log.pending(source)]

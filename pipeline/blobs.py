@@ -98,20 +98,24 @@ def installation_of(settings: Settings) -> str:
     return f"topics-{settings.topic_prefix}" if settings.topic_prefix else "topics"
 
 
+def _scratch_path(settings: Settings) -> Path:
+    return Path(settings.data_dir) / "scratch"
+
+
 def scratch_folder(settings: Settings) -> Path:
     """Where files are made before they are blobs, and where remote blobs are read; made if it is not there."""
-    folder = Path(settings.data_dir) / "scratch"
+    folder = _scratch_path(settings)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 @functools.lru_cache(maxsize=16)
 def open_blobs(settings: Settings) -> BlobStore:
-    """The store of the settings. Raises OSError when its address cannot be one."""
+    """The store of the settings, which is not touched by that. Raises OSError when its address cannot be one."""
     if "://" in settings.blob_store:
         from pipeline.object_blobs import ObjectBlobs  # most need no object store
 
-        return ObjectBlobs(settings.blob_store, scratch_folder(settings), installation_of(settings))
+        return ObjectBlobs(settings.blob_store, _scratch_path(settings), installation_of(settings))
     return LocalBlobs(Path(settings.blob_store or Path(settings.data_dir) / FOLDER_NAME), installation_of(settings))
 
 

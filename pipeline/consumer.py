@@ -165,12 +165,14 @@ class StageConsumer(aiokafka_driver.Consumer):
 
     async def _read(self) -> None:
         await asyncio.sleep(self._fetched_s + _FETCH_EVERY_S - time.monotonic())
+        if not self.has_begun:
+            return
         places = self._get_active_partitions()
         if not places:
             await self.sleep(_LOOK_AGAIN_S)
             return
         records = await self._getmany(active_partitions=places, timeout=_FETCH_S)
-        self._fetched_s = time.monotonic()
+        self._fetched_s = time.monotonic() if records else -math.inf
         self._in_hand = True
         for place, record in self.scheduler.iterate(records):
             if not self.has_begun or self.should_stop:

@@ -66,7 +66,7 @@ class Letter(msgspec.Struct, frozen=True):
     @property
     def is_value_left_out(self) -> bool:
         """Whether the value was too large to be kept."""
-        return self.value is None and any(name == Header.VALUE_LEFT_OUT for name, _ in self.headers)
+        return not self.value and any(name == Header.VALUE_LEFT_OUT for name, _ in self.headers)
 
     def original_headers(self) -> Headers:
         """The headers that the record had."""

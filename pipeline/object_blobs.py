@@ -82,6 +82,7 @@ class ObjectBlobs:
     @contextlib.contextmanager
     def local(self, name: str) -> Iterator[Path]:
         """A copy in the scratch folder that has no name there, so that not even a worker that is killed leaves it behind."""
+        self._scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self._scratch) as file:
             for piece in self.chunks(name):
                 file.write(piece)

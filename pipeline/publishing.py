@@ -3,11 +3,11 @@
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import faust
 import stamina
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError, UnknownTopicOrPartitionError
 from faust.exceptions import ProducerSendError
 
 from pipeline.delivery import describe_error
@@ -73,7 +73,7 @@ class FaustPublisher:
         try:
             await self._lease.wait()
             return await self._send_once(record)
-        except MessageSizeTooLargeError as error:
+        except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
             raise RecordTooLargeError(str(error)) from None
         except KafkaError as error:
             logger.warning("cannot publish to %s, trying again until it works: %s", record.topic, describe_error(error))
@@ -87,11 +87,17 @@ class FaustPublisher:
             sent = await producer.send(topic, record.key, record.value, record.partition, None, list(record.headers))
         except ProducerSendError as error:
             raise error.__cause__ or error from None  # what aiokafka said, which may pass
+        except AssertionError as error:  # aiokafka's, of a partition that has been added since it last looked
+            await cast(Any, producer)._producer.client.force_metadata_update()
+            raise UnknownTopicOrPartitionError(f"{topic}/{record.partition}: {error}") from None
         return int((await sent).offset)
 
 
 def dead_letter(record: Record, stage: str, error_type: DeadLetterType, message: str) -> OutgoingRecord:
-    """A `dead-letters` record: key and value untouched, the original headers kept behind the new ones."""
+    """A `dead-letters` record: key and value untouched, the original headers kept behind the new ones.
+
+    A value that is too large is left out, and an empty one stands where there is neither key nor value.
+    """
     added: Mapping[Header, str] = {
         Header.ERROR_TYPE: error_type.value,
         Header.ERROR_MESSAGE: message[:_MAX_MESSAGE_CHARS],
@@ -99,7 +105,10 @@ def dead_letter(record: Record, stage: str, error_type: DeadLetterType, message:
         Header.SOURCE: record.source,
     }
     kept = tuple((f"{ORIGINAL}{name}" if name in added else name, value) for name, value in record.headers)
-    if len(record.value or b"") > _MAX_BURIED_BYTES:
-        left_out = (Header.VALUE_LEFT_OUT.value, f"{len(record.value or b'')} bytes".encode())
-        return OutgoingRecord("dead-letters", record.key, None, (*headers_of(added), *kept, left_out))
-    return OutgoingRecord("dead-letters", record.key, record.value, headers_of(added) + kept)
+    value = record.value
+    if len(value or b"") > _MAX_BURIED_BYTES:
+        kept = (*kept, (Header.VALUE_LEFT_OUT.value, f"{len(value or b'')} bytes".encode()))
+        value = None
+    if record.key is None and value is None:
+        value = b""  # aiokafka sends no record that has neither
+    return OutgoingRecord("dead-letters", record.key, value, headers_of(added) + kept)

@@ -48,7 +48,7 @@ def refusal(letter: Letter, partitions: Partitions) -> str | None:
         return f"{source.topic} has no partition {source.partition}"
     if letter.is_value_left_out:
         return f"its value was too large to be kept ({letter.text(Header.VALUE_LEFT_OUT)})"
-    if letter.key is None and letter.value is None:
+    if letter.key is None and not letter.value:
         return "it has neither key nor value"
     return None
 

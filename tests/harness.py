@@ -73,6 +73,7 @@ class Bench:
     async def publish(self, records: Sequence[OutgoingRecord]) -> list[int]:
         offsets = []
         for one in records:
+            assert one.key is not None or one.value is not None, "aiokafka sends no record that has neither"
             if record_bytes(one) > (MAX_DEAD_LETTER_BYTES if one.topic == "dead-letters" else MAX_RECORD_BYTES):
                 raise RecordTooLargeError(f"{record_bytes(one)} bytes for {one.topic}")
             offsets.append(len(self.log[one.topic]))

@@ -27,8 +27,9 @@ def record_of(
     headers: Headers = (),
     value: bytes | None = b"\0\1",
     source: tuple[str, int, int] = ("t.media", 3, 42),
+    key: bytes | None = b"call",
 ) -> Record:
-    return Record(*source, b"call", value, headers, 0.0)
+    return Record(*source, key, value, headers, 0.0)
 
 
 @given(HEADERS, st.none() | st.binary(max_size=20))
@@ -58,9 +59,13 @@ def test_what_cannot_be_put_back_says_why() -> None:
         refusal(buried(record_of(value=bytes(33 * 1_048_576))), PARTITIONS),
         refusal(Letter(Place(0, 0), 0, b"call", b"", ()), PARTITIONS),
         refusal(Letter(Place(0, 0), 0, None, None, (("source", b"t.media/0/1"),)), PARTITIONS),
+        refusal(buried(record_of(value=None, key=None)), PARTITIONS),
+        refusal(buried(record_of(value=bytes(33 * 1_048_576), key=None)), PARTITIONS),
     ]
     for reason, words in zip(
-        reasons, ["no partition 9", "no topic", "no topic", "34603008 bytes", "no source", "neither"], strict=True
+        reasons,
+        ["no partition 9", "no topic", "no topic", "34603008 bytes", "no source", "neither", "neither", "34603008 bytes"],
+        strict=True,
     ):
         assert reason is not None
         assert words in reason

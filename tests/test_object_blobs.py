@@ -133,6 +133,12 @@ def test_a_store_that_does_not_answer_is_tried_again_by_the_caller(tmp_path: Pat
         store.put("results/x", b"content")
 
 
+def test_to_open_a_store_touches_no_disk_which_may_be_away(tmp_path: Path) -> None:
+    no_folder = tmp_path / "file"
+    no_folder.touch()
+    assert isinstance(open_blobs(Settings(data_dir=str(no_folder), blob_store="s3://bucket/x")), ObjectBlobs)
+
+
 @pytest.mark.parametrize("address", ["ftp://somewhere/x", "s3://", "nothing://"])
 def test_an_address_that_can_be_none(address: str, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="blob store"):

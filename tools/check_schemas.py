@@ -149,7 +149,10 @@ def headers_document(
 def topic_documents() -> dict[str, Schema]:
     """The schema of each topic's records, by the topic's name."""
     audio = "All are UTF-8 text. The value is the raw bytes of one chunk of audio; it may be empty with `end`."
-    kept = "All are UTF-8 text. The original record's headers follow; its key and value are untouched."
+    kept = (
+        "All are UTF-8 text. The original record's headers follow; its key and value are untouched; "
+        "where it had neither, the value is empty."
+    )
     buried = dead_letters_headers()
     return {
         "media": headers_document("Headers of a media record", audio, media_headers(), [Header.SEQUENCE], [media.GivenOptions]),

@@ -1,4 +1,4 @@
-"""A publisher on a Kafka that does not answer for longer than a request may take: everything arrives all the same."""
+"""A publisher on real Kafka, while that does not answer for longer than a request may take, or changes: everything arrives."""
 
 import asyncio
 import os
@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 from pipeline.app import build_app
 from pipeline.broker import EmbeddedBroker
@@ -47,6 +48,24 @@ async def test_what_a_broker_that_stands_still_is_told_arrives(embedded_broker: 
     finally:
         await app.producer.stop()
     assert {arrived[one] for [one] in offsets} == VALUES
+
+
+async def test_a_partition_that_was_just_added_is_known_to_a_producer(broker_bootstrap: str, topic_prefix: str) -> None:
+    settings = Settings(broker=broker_bootstrap, topic_prefix=topic_prefix, partitions=1)
+    await create_topics(settings)
+    app = build_app("publishing", settings)
+    app.lease.waive()
+    publisher = FaustPublisher(app, settings, app.lease)
+    try:
+        assert await publisher.publish([OutgoingRecord("speech", b"call", b"one", partition=0)]) == [0]
+        more = AdminClient({"bootstrap.servers": settings.broker}).create_partitions(
+            [NewPartitions(settings.topic("speech"), 2)]
+        )
+        for done in more.values():
+            done.result(30)
+        assert await publisher.publish([OutgoingRecord("speech", b"call", b"two", partition=1)]) == [0]
+    finally:
+        await app.producer.stop()
 
 
 async def read(settings: Settings, end: int) -> list[bytes | None]:

@@ -141,7 +141,8 @@ def test_a_worker_and_a_query_service_outlive_bad_records(system: System, open_b
     expected = run(undisturbed(open_bench))
     lasting = {"CALLSTREAM_DEAD_LETTER_LIMIT": "0", "CALLSTREAM_DEAD_LETTER_RATIO": "1", "CALLSTREAM_MAX_GAP_S": "2"}
     opened = CallOpened("bad-negative", -5)
-    for bad in [Bad("snapshots", b"bad", msgspec.msgpack.encode(opened), []), *_bad_snapshots()]:
+    empty = [Bad(topic, None, None, []) for topic in (*KAFKA_TOPICS, "snapshots")]
+    for bad in [*empty, Bad("snapshots", b"bad", msgspec.msgpack.encode(opened), []), *_bad_snapshots()]:
         produce_bad(system, bad)
     run(produce_odd_names(system.settings))
     produce_all(system)
