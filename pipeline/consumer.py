@@ -63,7 +63,7 @@ class StageConsumer(aiokafka_driver.Consumer):
     _disturbances = 0
     _begun_at = -1  # how many disturbances there had been when it last sought
     _in_hand = False
-    _fetched_s = -math.inf
+    _fetched_s = -math.inf  # when the last fetch came back, if it brought records
 
     @property
     def has_begun(self) -> bool:

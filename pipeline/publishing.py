@@ -87,7 +87,10 @@ class FaustPublisher:
             sent = await producer.send(topic, record.key, record.value, record.partition, None, list(record.headers))
         except ProducerSendError as error:
             raise error.__cause__ or error from None  # what aiokafka said, which may pass
-        except AssertionError as error:  # aiokafka's, of a partition that has been added since it last looked
+        except AssertionError as error:
+            if "Unrecognized partition" not in str(error):
+                raise
+            # It has been added since aiokafka last looked.
             await cast(Any, producer)._producer.client.force_metadata_update()
             raise UnknownTopicOrPartitionError(f"{topic}/{record.partition}: {error}") from None
         return int((await sent).offset)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions
+from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]  # no __all__
 
 from pipeline.app import build_app
 from pipeline.broker import EmbeddedBroker
@@ -58,11 +58,9 @@ async def test_a_partition_that_was_just_added_is_known_to_a_producer(broker_boo
     publisher = FaustPublisher(app, settings, app.lease)
     try:
         assert await publisher.publish([OutgoingRecord("speech", b"call", b"one", partition=0)]) == [0]
-        more = AdminClient({"bootstrap.servers": settings.broker}).create_partitions(
-            [NewPartitions(settings.topic("speech"), 2)]
-        )
-        for done in more.values():
-            done.result(30)
+        admin = AdminClient({"bootstrap.servers": settings.broker})
+        [grown] = admin.create_partitions([NewPartitions(settings.topic("speech"), 2)]).values()
+        grown.result(30)
         assert await publisher.publish([OutgoingRecord("speech", b"call", b"two", partition=1)]) == [0]
     finally:
         await app.producer.stop()
