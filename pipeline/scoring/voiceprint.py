@@ -68,8 +68,11 @@ def unpack(packed: bytes) -> Voiceprint:
     embedding = np.frombuffer(packed, "<f2", offset=_HEADER.size).astype(np.float32)
     if not np.isfinite(embedding).all():
         raise VoiceprintError("holds values that are not finite numbers")
-    halves = (embedding[:SPEAKER_DIMENSION], embedding[SPEAKER_DIMENSION:])
-    return Voiceprint(np.concatenate([unit(half) for half in halves]), speech_ms / 1000)
+    for half in (embedding[:SPEAKER_DIMENSION], embedding[SPEAKER_DIMENSION:]):
+        square = half.dot(half)
+        if square > 0:
+            half /= np.sqrt(square)  # in place, to the bits of `unit`: lists are long
+    return Voiceprint(embedding, speech_ms / 1000)
 
 
 def encode(voiceprint: Voiceprint) -> str:

@@ -12,6 +12,7 @@ from pipeline.scoring.voiceprint import (
     DIMENSION,
     EMPTY,
     SIZE_BYTES,
+    SPEAKER_DIMENSION,
     Voiceprint,
     VoiceprintError,
     VoiceprintSum,
@@ -19,6 +20,7 @@ from pipeline.scoring.voiceprint import (
     encode,
     from_embeddings,
     pack,
+    unit,
     unpack,
 )
 
@@ -29,6 +31,14 @@ def random_voiceprint(seed: int, speech_s: float = 3.0) -> Voiceprint:
     random = np.random.default_rng(seed)
     speaker, voice = random.standard_normal(192), random.standard_normal(256)
     return from_embeddings(speaker.astype(np.float32), voice.astype(np.float32), speech_s)
+
+
+@given(seeds, st.floats(1e-7, 65_504))
+def test_unpacking_gives_the_bits_of_unit(seed: int, largest: float) -> None:
+    values = (np.random.default_rng(seed).uniform(-1, 1, DIMENSION) * largest).astype(np.float16)
+    found = unpack(pack(Voiceprint(values.astype(np.float32), 1.0))).embedding
+    halves = values[:SPEAKER_DIMENSION], values[SPEAKER_DIMENSION:]
+    assert found.tobytes() == b"".join(unit(half.astype(np.float32)).tobytes() for half in halves)
 
 
 @given(seeds, st.floats(0, 4_000_000))
