@@ -28,6 +28,7 @@ from pipeline.broker.ports import free_port
 from pipeline.query.follower import BATCH_RECORDS
 from pipeline.query.records import read_change
 from pipeline.query.view import Change, View, now_ms
+from pipeline.query.view_file import connect
 from schemas.results import Segment, SegmentType, Transition, VadChannel, VadResult
 from schemas.tasks import TaskInfo, TaskState, Technology
 
@@ -66,16 +67,15 @@ def ingest_bare(database: sqlite3.Connection, task_ids: Sequence[str], values: S
     for start in range(0, len(values), BATCH_RECORDS):
         batch = values[start : start + BATCH_RECORDS]
         rows = [(task_ids[number % len(task_ids)], value) for number, value in enumerate(batch, start)]
-        with database:
-            database.executemany("INSERT OR REPLACE INTO tasks VALUES (?, ?)", rows)
+        database.execute("BEGIN")
+        database.executemany("INSERT OR REPLACE INTO tasks VALUES (?, ?)", rows)
+        database.execute("COMMIT")
     return len(values) / (time.perf_counter() - began_s)
 
 
 def open_bare(path: Path) -> sqlite3.Connection:
-    """SQLite as the view opens it."""
-    database = sqlite3.connect(path)
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = NORMAL")
+    """SQLite as the view opens it, with one table."""
+    database = connect(path)
     database.execute("CREATE TABLE tasks (id TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID")
     return database
 

@@ -12,7 +12,7 @@ from faust.exceptions import ProducerSendError
 
 from pipeline.delivery import describe_error
 from pipeline.membership import Lease
-from pipeline.records import ORIGINAL, OutgoingRecord, Record, headers_of
+from pipeline.records import ORIGINAL, OutgoingRecord, Record, headers_of, shown_key
 from pipeline.settings import Settings
 from pipeline.topics import MAX_DEAD_LETTER_BYTES
 from schemas.errors import DeadLetterType
@@ -76,7 +76,8 @@ class FaustPublisher:
         except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
             raise RecordTooLargeError(str(error)) from None
         except KafkaError as error:
-            logger.warning("cannot publish to %s, trying again until it works: %s", record.topic, describe_error(error))
+            words = "cannot publish to %s (key %r), trying again until it works: %s"
+            logger.warning(words, record.topic, shown_key(record.key), describe_error(error))
             raise
 
     async def _send_once(self, record: OutgoingRecord) -> int:

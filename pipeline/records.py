@@ -21,6 +21,7 @@ from schemas.media import (
 ORIGINAL = "original-"  # before the name of a header that a dead letter has of its own
 UNDECODABLE = (ValueError, RecursionError)  # what msgspec raises for hostile bytes
 
+_SHOWN_KEY_BYTES = 128
 _MAX_COUNT = 2**53  # what JSON and every client can hold exactly
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,16}")
 
@@ -65,6 +66,11 @@ class OutgoingRecord(msgspec.Struct, frozen=True):
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
     partition: int | None = None  # the key decides when it is None
+
+
+def shown_key(key: bytes | None) -> bytes | None:
+    """As much of a key as a line of a log should hold."""
+    return key if key is None else key[:_SHOWN_KEY_BYTES]
 
 
 def headers_of(values: Mapping[Header, str]) -> tuple[tuple[str, bytes], ...]:

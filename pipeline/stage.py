@@ -20,7 +20,7 @@ from pipeline.consumer import StageApp, StageConsumer
 from pipeline.delivery import DeliveryWindow, Receipt, describe_error
 from pipeline.membership import Lease, has_lost_partitions, is_member
 from pipeline.publishing import FaustPublisher, Publisher, RecordTooLargeError, dead_letter
-from pipeline.records import DeadLetterError, Record
+from pipeline.records import DeadLetterError, Record, shown_key
 from pipeline.settings import Settings
 from schemas.errors import DeadLetterType
 
@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 TICK_S = 0.5
 _ANSWER_S = 5.0
 _SEEK_S = 60.0  # behind a rebalance, until the records before the committed offset have come again
-_SHOWN_KEY_BYTES = 128
 _QUIET_S = 2.0  # nothing fetched for so long, though the broker answers: there is nothing to fetch
 
 
@@ -97,15 +96,10 @@ async def process_record(
     except Exception as error:
         if is_ending():  # not the record's fault: it is unacknowledged, and comes again
             raise NotProcessedError(describe_error(error)) from error
-        logger.exception("stage %s cannot process %s (key %r)", stage.name, record.source, shown_key(record))
+        logger.exception("stage %s cannot process %s (key %r)", stage.name, record.source, shown_key(record.key))
         await frame.bury(record, DeadLetterType.INTERNAL, describe_error(error))
         await _fail(stage, record, describe_error(error))
         receipt.release()
-
-
-def shown_key(record: Record) -> bytes | None:
-    """As much of a key as a line of a log should hold."""
-    return record.key if record.key is None else record.key[:_SHOWN_KEY_BYTES]
 
 
 async def _fail(stage: Stage, record: Record, message: str) -> None:
@@ -184,7 +178,7 @@ class StageRunner:
         self.breaker.buried(key, error_type)
         self._clean.discard(key)
         self.dead_letters_count += 1
-        logger.warning("dead letter from %s: %s (%s), key %r", record.source, message, error_type, shown_key(record))
+        logger.warning("dead letter from %s: %s (%s), key %r", record.source, message, error_type, shown_key(record.key))
         await self.publisher.publish([dead_letter(record, self.stage.name, error_type, message)])
 
     def _trip(self, record: Record, error_type: DeadLetterType) -> NoReturn:

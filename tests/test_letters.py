@@ -51,6 +51,11 @@ def test_nothing_that_a_letter_holds_breaks_its_description(key: bytes, value: b
     assert refusal(letter, PARTITIONS) is not None
 
 
+@pytest.mark.parametrize("value", [None, bytes(33 * 1_048_576)])
+def test_a_letter_without_a_key_has_a_value_or_kafka_would_not_get_it(value: bytes | None) -> None:
+    assert buried(record_of(value=value, key=None)).value == b""
+
+
 def test_what_cannot_be_put_back_says_why() -> None:
     reasons = [
         refusal(buried(record_of(source=("t.media", 9, 0))), PARTITIONS),

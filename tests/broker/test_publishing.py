@@ -36,11 +36,13 @@ async def test_what_a_broker_that_stands_still_is_told_arrives(embedded_broker: 
         assert first == [0]
         assert producer_fault(app) is None
         assert embedded_broker.pid is not None
-        os.kill(embedded_broker.pid, signal.SIGSTOP)
         records = [OutgoingRecord("speech", b"call", value, partition=0) for value in VALUES]
-        publishing = [asyncio.create_task(publisher.publish([record])) for record in records]
-        await asyncio.sleep(STANDSTILL_S)
-        os.kill(embedded_broker.pid, signal.SIGCONT)
+        os.kill(embedded_broker.pid, signal.SIGSTOP)
+        try:
+            publishing = [asyncio.create_task(publisher.publish([record])) for record in records]
+            await asyncio.sleep(STANDSTILL_S)
+        finally:
+            os.kill(embedded_broker.pid, signal.SIGCONT)
         offsets = await asyncio.gather(*publishing)
         arrived = await read(settings, 1 + max(one for [one] in offsets))
         await cast(Any, app.producer)._producer._sender.close()
