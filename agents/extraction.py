@@ -20,7 +20,6 @@ from pipeline.models.errors import ModelError
 from pipeline.models.manifest import Role, load_manifest
 from pipeline.models.models import ModelSet
 from pipeline.models.registry import fetch
-from pipeline.models.session import Provider
 from pipeline.print_index import PrintIndex
 from pipeline.records import UNDECODABLE, DeadLetterError, OutgoingRecord, Record, headers_of
 from pipeline.scoring.extraction import voiceprint_of
@@ -73,7 +72,7 @@ def load_models(settings: Settings) -> ModelSet:
     """The models of the settings, fetched when they are not there. Raises ModelError."""
     manifest = load_manifest(settings.manifest_path)
     fetch(settings.cache_dir, manifest=manifest, language_size=settings.language_model)
-    models = ModelSet.load(settings.cache_dir, settings.language_model, manifest, Provider(settings.inference_provider))
+    models = ModelSet.load(settings.cache_dir, settings.language_model, manifest, settings.execution)
     dimensions = [manifest.chosen(role).dimension for role in (Role.SPEAKER, Role.VOICE)]
     if dimensions != [SPEAKER_DIMENSION, VOICE_DIMENSION]:
         message = f"voiceprints hold {SPEAKER_DIMENSION} and {VOICE_DIMENSION} values, these models give {dimensions}"
@@ -96,7 +95,10 @@ class ExtractionStage:
     async def start(self, frame: Frame) -> None:
         """Load the models."""
         self._publisher = frame.publisher
-        self._pool = inference_pool(self._settings.inference_threads, "extraction")
+        settings = self._settings
+        # Whoever waits for others to fill a batch takes a thread.
+        threads = max(settings.inference_threads, settings.in_flight if settings.execution.is_batched else 1)
+        self._pool = inference_pool(threads, "extraction")
         self._models = await asyncio.to_thread(load_models, self._settings)
 
     async def stop(self) -> None:

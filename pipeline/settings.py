@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from pipeline.models.execution import Execution, Provider
+
 PREFIX = "CALLSTREAM_"
 _SERVERS = r"^[^\s,]+:\d{1,5}(,[^\s,]+:\d{1,5})*$"
 SECRETS = frozenset({"kafka_password"})  # never shown
@@ -81,6 +83,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     inference_provider: Annotated[
         str, Meta(pattern="^(cpu|cuda)$", description="where extraction's models run: cpu, or cuda with onnxruntime-gpu")
     ] = "cpu"
+    inference_batch: Annotated[
+        int, Meta(ge=1, le=256, description="utterances that a model of extraction hears in one run, of any calls; for GPUs")
+    ] = 1
+    inference_wait_ms: Annotated[
+        float,
+        Meta(ge=0, le=1000, description="how long an utterance waits for others to fill a batch, in each model"),
+    ] = 10.0
     grace_period_s: Annotated[float, Meta(gt=0, le=3600, description="time to finish work in flight after SIGTERM")] = 30.0
     session_timeout_s: Annotated[
         float, Meta(ge=6, le=300, description="silence after which Kafka gives a worker's partitions to others")
@@ -178,6 +187,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def manifest_path(self) -> Path | None:
         """The manifest of the user's own models, None for the built-in one."""
         return Path(self.models_manifest) if self.models_manifest else None
+
+    @property
+    def execution(self) -> Execution:
+        """How extraction's models run."""
+        return Execution(Provider(self.inference_provider), self.inference_batch, self.inference_wait_ms / 1000)
 
     def topic(self, name: str) -> str:
         """A topic's name on the broker."""

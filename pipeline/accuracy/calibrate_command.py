@@ -58,6 +58,7 @@ def calibrate(settings: Settings, manifest: Path, output: Path, bands: tuple[str
                 cache_dir=settings.cache_dir,
                 language_size=settings.language_model,
                 manifest_path=settings.manifest_path,
+                execution=settings.execution,
                 voiceprint_enough_s=settings.voiceprint_enough_s,
                 limit=limit,
                 threads=settings.inference_threads,

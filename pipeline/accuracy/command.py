@@ -118,6 +118,7 @@ def evaluate(
                 language_floor=settings.language_floor,
                 voiceprint_enough_s=settings.voiceprint_enough_s,
                 manifest_path=settings.manifest_path,
+                execution=settings.execution,
                 profile=load_profile(str(profile or settings.calibration_profile)),
                 resamples=resamples,
                 limit=limit,

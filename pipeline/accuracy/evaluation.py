@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pipeline.accuracy.defaults import LIMIT, RESAMPLES, SEED
+from pipeline.models.execution import ALONE, Execution
 from pipeline.scoring.profile import Profile
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     language_floor: float = 0.0
     voiceprint_enough_s: float = 0.0
     manifest_path: Path | None = None
+    execution: Execution = ALONE
     profile: Profile = Profile()
     noise: tuple[Path, ...] = ()
     resamples: int = RESAMPLES

@@ -53,7 +53,7 @@ class Listener:
         """Open the models, fetched when they are not there. Raises ModelError."""
         manifest = load_manifest(options.manifest_path)
         fetch(options.cache_dir, manifest=manifest, language_size=options.language_size)
-        models = ModelSet.load(options.cache_dir, options.language_size, manifest)
+        models = ModelSet.load(options.cache_dir, options.language_size, manifest, options.execution)
         self._identifier = models.language
         self._silero = SileroVad(models.silero_path)
         self._durations_s = durations_s

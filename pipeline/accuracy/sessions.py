@@ -69,7 +69,7 @@ class Extractor:
         """Open the models, fetched when they are not there. Raises ModelError."""
         manifest = load_manifest(options.manifest_path)
         fetch(options.cache_dir, manifest=manifest, language_size=options.language_size)
-        self._models = ModelSet.load(options.cache_dir, options.language_size, manifest)
+        self._models = ModelSet.load(options.cache_dir, options.language_size, manifest, options.execution)
         self._silero = SileroVad(self._models.silero_path)
         self._options = options
         self._known: dict[tuple[Clip, Condition, Sequence[float]], Session] = {}

@@ -11,6 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from pipeline.models.errors import ModelError
+from pipeline.models.graph import drop_unused
 from pipeline.models.signed_weights import make_signed
 
 START_TOKEN = 50_258
@@ -35,7 +36,7 @@ def convert_encoder(model: onnx.ModelProto) -> onnx.ModelProto:
         graph.node.insert(index + offset, node)
     add.input[:] = [signal, "positions_used"]
     _keep_outputs(graph, "last_hidden_state")
-    _drop_unused(graph)
+    drop_unused(graph)
     make_signed(graph)
     onnx.checker.check_model(model)
     return model
@@ -66,7 +67,7 @@ def convert_decoder(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.initializer.append(numpy_helper.from_array(rows[list(LANGUAGE_TOKENS)], _LANGUAGES))
     graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1), np.int64), "input_ids"))  # the one row that is left
     _rewire_logits(graph)
-    _drop_unused(graph)
+    drop_unused(graph)
     converted = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     onnx.checker.check_model(converted)
     return converted
@@ -98,19 +99,3 @@ def _keep_outputs(graph: onnx.GraphProto, name: str) -> None:
     kept = [value for value in graph.output if value.name == name]
     del graph.output[:]
     graph.output.extend(kept)
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove nodes and initializers that no output needs; nodes are in topological order."""
-    needed = {value.name for value in graph.output}
-    nodes = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(reversed(nodes))
-    initializers = [tensor for tensor in graph.initializer if tensor.name in needed]
-    del graph.initializer[:]
-    graph.initializer.extend(initializers)
-    del graph.value_info[:]

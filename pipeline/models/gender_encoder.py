@@ -8,8 +8,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.models.execution import ALONE, Execution
 from pipeline.models.features import HOP_SAMPLES, SAMPLE_RATE_HZ, mel_power
-from pipeline.models.session import Provider, Session
+from pipeline.models.session import Session
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -32,10 +33,10 @@ class VoiceEncoder:
         input_name: str = "features",
         output_name: str = "embedding",
         level_dbfs: float | None = LEVEL_DBFS,
-        provider: Provider = Provider.CPU,
+        execution: Execution = ALONE,
     ) -> None:
         """Open the converted model. Audio is brought to `level_dbfs` (None leaves its level). Raises ModelError."""
-        self._session = Session(path, input_name, output_name, provider)
+        self._session = Session(path, input_name, output_name, execution)
         self._bins = bins
         self._level_dbfs = level_dbfs
 

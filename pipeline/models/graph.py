@@ -82,3 +82,19 @@ class GraphBuilder:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
         onnx.checker.check_model(model)
         return model
+
+
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove nodes and initializers that no output needs; nodes are in topological order."""
+    needed = {value.name for value in graph.output}
+    nodes = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(reversed(nodes))
+    initializers = [tensor for tensor in graph.initializer if tensor.name in needed]
+    del graph.initializer[:]
+    graph.initializer.extend(initializers)
+    del graph.value_info[:]

@@ -8,8 +8,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.models.execution import ALONE, Execution
 from pipeline.models.features import HOP_SAMPLES, SAMPLE_RATE_HZ, whisper_log_mel
-from pipeline.models.session import Provider, Session
+from pipeline.models.session import Session
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -42,11 +43,12 @@ class LanguageIdentifier:
         bins: int = 80,
         encoder_names: tuple[str, str] = ("input_features", "last_hidden_state"),
         decoder_names: tuple[str, str] = ("encoder_hidden_states", "language_logits"),
-        provider: Provider = Provider.CPU,
+        execution: Execution = ALONE,
     ) -> None:
         """Open the converted models, with the names of each one's input and output. Raises ModelError."""
-        self._encoder = Session(encoder_path, *encoder_names, provider)
-        self._decoder = Session(decoder_path, *decoder_names, provider)
+        self._encoder = Session(encoder_path, *encoder_names, execution)
+        self._decoder = Session(decoder_path, *decoder_names, execution.alone())  # it makes one step, of one utterance
+        self._execution = execution
         self._bins = bins
 
     @property
@@ -57,15 +59,16 @@ class LanguageIdentifier:
     def log_posteriors(self, samples: FloatArray, context_s: float | None = None) -> FloatArray:
         """float32 (n,) in [-1, 1] at 16 kHz, n >= 1 -> natural-log posteriors over all labels, float32 (99,), nothing masked.
 
-        `context_s` is how long the audio is made by zeros behind it, by default 2 s more than it is and 30 s at most; of audio
-        beyond 30 s nothing is heard. Raises ValueError when there are no samples.
+        `context_s` is how long the audio is made by zeros behind it, by default 2 s more than it is, in batches up to an eighth
+        longer, and 30 s at most; of audio beyond 30 s nothing is heard. Raises ValueError when there are no samples.
         """
         if samples.ndim != 1 or not samples.size:
             raise ValueError(f"samples of shape {samples.shape} where (n,) with n >= 1 is needed")
         heard = samples[:_MAX_SAMPLES]
         wanted = heard.size + int(PADDING_S * SAMPLE_RATE_HZ) if context_s is None else int(context_s * SAMPLE_RATE_HZ)
         context = min(_MAX_SAMPLES, max(wanted, heard.size))
-        context = -(-context // _CONTEXT_STEP_SAMPLES) * _CONTEXT_STEP_SAMPLES
+        steps = self._execution.length(-(-context // _CONTEXT_STEP_SAMPLES))
+        context = min(_MAX_SAMPLES, steps * _CONTEXT_STEP_SAMPLES)
         features = whisper_log_mel(np.pad(heard, (0, context - heard.size)), self._bins)
         logits = self._decoder.run(self._encoder.run(features[np.newaxis])).reshape(-1).astype(np.float64)
         shifted = logits - logits.max()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import functools
 import platform
 from collections.abc import Sequence
@@ -11,19 +10,16 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
 from onnxruntime.capi.onnxruntime_pybind11_state import SessionOptions, get_available_providers
 
+from pipeline.models.batching import Batcher
 from pipeline.models.errors import ModelError
+from pipeline.models.execution import ALONE, Execution, Provider
+from pipeline.models.float_weights import make_floats
 
 FloatArray = npt.NDArray[np.float32]
-
-
-class Provider(enum.StrEnum):
-    """Where models run: onnxruntime's execution provider (https://onnxruntime.ai/docs/execution-providers/)."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
 
 
 _CUDA_NEEDS = "it needs NVIDIA's driver, CUDA and cuDNN"
@@ -37,13 +33,14 @@ def _providers(provider: Provider) -> list[str]:
     return list(dict.fromkeys([_NAMES[provider], _NAMES[Provider.CPU]]))
 
 
-def open_session(path: Path | str, provider: Provider = Provider.CPU) -> InferenceSession:
+def open_session(path: Path | str, execution: Execution = ALONE) -> InferenceSession:
     """Open a model with one thread and without the arena.
 
     Raises ModelError when the file is missing or no model, and when the provider is not there.
     """
     if not Path(path).is_file():
         raise ModelError(f"model file {path} is missing; fetch the models")
+    provider = execution.provider
     providers, options = _providers(provider), SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -54,13 +51,20 @@ def open_session(path: Path | str, provider: Provider = Provider.CPU) -> Inferen
         # else products of unsigned and signed bytes are cut off at 16 bits where there are no instructions for them
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        session = InferenceSession(str(path), options, providers=providers)
+        model = _with_floats(path) if execution.needs_floats else str(path)
+        session = InferenceSession(model, options, providers=providers)
     except Exception as error:  # noqa: BLE001 (onnxruntime's exceptions have no base class of their own)
         raise ModelError(f"model file {path} cannot be opened: {_first_line(error)}; fetch the models again") from None
     session.disable_fallback()  # to another provider in the middle of a call
     if _NAMES[provider] not in session.get_providers():
         raise ModelError(f"{_NAMES[provider]} does not start here ({_CUDA_NEEDS}); or set CALLSTREAM_INFERENCE_PROVIDER=cpu")
     return session
+
+
+def _with_floats(path: Path | str) -> bytes:
+    model = onnx.load(str(path))
+    make_floats(model.graph)
+    return bytes(model.SerializeToString())
 
 
 @functools.cache
@@ -79,14 +83,18 @@ class Session:
     The arena would keep memory for every length of audio that it has met, and parallelism is had across utterances.
     """
 
-    def __init__(self, path: Path | str, input_name: str, output_name: str, provider: Provider = Provider.CPU) -> None:
+    def __init__(self, path: Path | str, input_name: str, output_name: str, execution: Execution = ALONE) -> None:
         """Open the model. Raises ModelError when the file is missing, is no model, or has other inputs or outputs."""
-        self._session = open_session(path, provider)
+        self._session = open_session(path, execution)
         self._input = _named(input_name, self._session.get_inputs(), path)
         self._output = _named(output_name, self._session.get_outputs(), path)
+        self._batcher = Batcher(self._run, execution.batch, execution.wait_s) if execution.is_batched else None
 
     def run(self, features: FloatArray) -> FloatArray:
-        """The model's output for a batch."""
+        """(rows, ...) -> the model's output, a row for each; with what other threads ask for in a batch, if it makes such."""
+        return self._run(features) if self._batcher is None else self._batcher.run(features)
+
+    def _run(self, features: FloatArray) -> FloatArray:
         outputs = self._session.run([self._output], {self._input: features})
         return cast(FloatArray, outputs[0])
 

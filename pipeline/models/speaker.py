@@ -8,9 +8,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.models.execution import ALONE, Execution
 from pipeline.models.features import KaldiFbank
 from pipeline.models.manifest import FeatureKind, Features
-from pipeline.models.session import Provider, Session
+from pipeline.models.session import Session
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -27,10 +28,11 @@ class SpeakerEncoder:
         features: Features = CAMPPLUS_FEATURES,
         input_name: str = "features",
         output_name: str = "embedding",
-        provider: Provider = Provider.CPU,
+        execution: Execution = ALONE,
     ) -> None:
         """Open the converted model. Raises ModelError."""
-        self._session = Session(path, input_name, output_name, provider)
+        self._session = Session(path, input_name, output_name, execution)
+        self._execution = execution
         self._features = features
         self._fbank = KaldiFbank(
             features.bins, features.window, features.frame_length_ms, features.frame_shift_ms, features.sample_rate_hz
@@ -41,8 +43,8 @@ class SpeakerEncoder:
     def embed(self, samples: FloatArray) -> FloatArray:
         """float32 (n,) in [-1, 1] at 16 kHz, n >= 1 -> float32 (192,), not of unit length.
 
-        It is the output of the last batch normalisation. Less than 115 ms is repeated up to that length. Raises ValueError when
-        there are no samples.
+        It is the output of the last batch normalisation. Less than 115 ms is repeated up to that length, and in batches
+        any utterance up to one of few lengths. Raises ValueError when there are no samples.
         """
         fbank = self._fbank(self._long_enough(samples) * np.float32(self._features.sample_scale))
         if self._features.mean_subtracted:
@@ -54,4 +56,5 @@ class SpeakerEncoder:
         if samples.ndim != 1 or not samples.size:
             raise ValueError(f"samples of shape {samples.shape} where (n,) with n >= 1 is needed")
         # repeated rather than padded with zeros: the mean over time is subtracted, and silence would dominate it
-        return samples if samples.size >= self._min_samples else np.resize(samples, self._min_samples)
+        length = self._execution.length(max(samples.size, self._min_samples))
+        return samples if samples.size == length else np.resize(samples, length)

@@ -203,15 +203,18 @@ def join_and_leave(opened: System, worker: Process) -> Process:
     return worker
 
 
-@pytest.mark.parametrize("disturb", [kill_9, join_and_leave])
+@pytest.mark.parametrize(("disturb", "batch"), [(kill_9, 1), (join_and_leave, 1), (kill_9, 4)])
 def test_what_happens_to_workers_changes_no_byte_of_the_results(
-    broker_bootstrap: str, tmp_path: Path, disturb: Callable[[System, Process], Process]
+    broker_bootstrap: str, tmp_path: Path, disturb: Callable[[System, Process], Process], batch: int
 ) -> None:
+    """Whoever shares a run of a model with whom: that differs too."""
+    settings = msgspec.structs.replace(settings_for(broker_bootstrap), inference_batch=batch)
     audio = sample_audio(0, 40)
     calls = [f"call-{number}" for number in range(6)]
     finals = []
     for number, change in enumerate((None, disturb)):
-        with open_system(settings_for(broker_bootstrap), tmp_path / str(number)) as opened:
+        prefixed = msgspec.structs.replace(settings, topic_prefix=f"{settings.topic_prefix}{number}.")
+        with open_system(prefixed, tmp_path / str(number)) as opened:
             worker = opened.start("worker")
             half = len(audio) // CHUNK // 2
             for call_id in calls:

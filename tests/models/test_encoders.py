@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from onnxruntime.capi.onnxruntime_pybind11_state import get_available_providers
 
 from pipeline.models.errors import ModelError
+from pipeline.models.execution import Execution, Provider
 from pipeline.models.gender_encoder import WINDOW_FRAMES, window_starts
 from pipeline.models.models import ModelSet
-from pipeline.models.session import Provider, Session
+from pipeline.models.session import Session
 from pipeline.models.verification import reference_signal
 
 FloatArray = npt.NDArray[np.float32]
@@ -125,4 +126,4 @@ def test_a_provider_that_is_not_there_is_said(cache_dir: Path) -> None:
     if "CUDAExecutionProvider" in get_available_providers():
         pytest.skip("onnxruntime has CUDA here")
     with pytest.raises(ModelError, match="onnxruntime has no CUDAExecutionProvider here: install onnxruntime-gpu"):
-        ModelSet.load(cache_dir, "tiny", provider=Provider.CUDA)
+        ModelSet.load(cache_dir, "tiny", execution=Execution(Provider.CUDA))

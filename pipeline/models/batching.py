@@ -1,0 +1,84 @@
+"""Utterances of several calls in one run of a model, with a bound on how long one waits for others."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+Run = Callable[[FloatArray], FloatArray]
+
+
+class _Asked:
+    """What one thread asks for; `output` stays None where the run with the others failed."""
+
+    def __init__(self, features: FloatArray) -> None:
+        self.features = features
+        self.output: FloatArray | None = None
+        self.is_settled = threading.Event()
+
+
+class _Group:
+    """Those that share a run. Whoever came first leads it."""
+
+    def __init__(self) -> None:
+        self.asked: list[_Asked] = []
+        self.is_full = threading.Event()
+
+
+class Batcher:
+    """Runs together what several threads ask for at about the same time and in the same shape. Thread-safe.
+
+    A group is closed when it is full, or `wait_s` after it began; threads that come later make the next one.
+    """
+
+    def __init__(self, run: Run, most: int, wait_s: float) -> None:
+        """`run` takes (rows, ...) and gives (rows, ...), each row by itself; `most` are the askers of one run."""
+        self._run = run
+        self._most = most
+        self._wait_s = wait_s
+        self._open: dict[tuple[int, ...], _Group] = {}
+        self._lock = threading.Lock()
+
+    def run(self, features: FloatArray) -> FloatArray:
+        """(rows, ...) -> its rows of the output. Raises what `run` raises for these rows alone."""
+        asked = _Asked(features)
+        group = self._join(asked)
+        if group.asked[0] is asked:
+            self._lead(group, features.shape[1:])
+        asked.is_settled.wait()
+        # What failed may be another's fault, or that they were too many.
+        return self._run(features) if asked.output is None else asked.output
+
+    def _join(self, asked: _Asked) -> _Group:
+        shape = asked.features.shape[1:]
+        with self._lock:
+            group = self._open.setdefault(shape, _Group())
+            group.asked.append(asked)
+            if len(group.asked) == self._most:
+                del self._open[shape]
+                group.is_full.set()
+        return group
+
+    def _lead(self, group: _Group, shape: tuple[int, ...]) -> None:
+        group.is_full.wait(self._wait_s)
+        with self._lock:
+            if self._open.get(shape) is group:
+                del self._open[shape]
+        try:
+            with contextlib.suppress(Exception):  # each of them tries alone, and raises its own
+                self._run_together(group.asked)
+        finally:
+            for one in group.asked:
+                one.is_settled.set()
+
+    def _run_together(self, asked: list[_Asked]) -> None:
+        outputs = self._run(np.concatenate([one.features for one in asked]))
+        first = 0
+        for one in asked:
+            one.output = outputs[first : first + len(one.features)]
+            first += len(one.features)
