@@ -19,8 +19,8 @@ from pipeline.delivery import describe_error
 from pipeline.header_names import tolerate
 from pipeline.health import HealthServer
 from pipeline.membership import Lease, consumer_fault, producer_fault
+from pipeline.runner import StageRunner
 from pipeline.settings import Settings
-from pipeline.stage import StageRunner
 
 logger = logging.getLogger(__name__)
 

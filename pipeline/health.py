@@ -7,8 +7,8 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
+from pipeline.runner import StageRunner
 from pipeline.settings import Settings
-from pipeline.stage import StageRunner
 
 logger = logging.getLogger(__name__)
 

@@ -42,15 +42,22 @@ def consumer_fault(app: faust.App) -> str | None:
     fetcher = _part_of_consumer(app, "_fetcher")
     if isinstance(fetcher, Fetcher) and fetcher._fetch_task.done():
         return "the fetcher's task has ended"
-    return None
+    return _client_fault(_part_of_consumer(app, "_client"))
+
+
+def _client_fault(client: object) -> str | None:
+    """Without this task a client never hears of partitions that were added, or of leaders that changed."""
+    task = getattr(client, "_sync_task", None)
+    return "the task that follows the cluster has ended" if isinstance(task, asyncio.Task) and task.done() else None
 
 
 def producer_fault(app: faust.App) -> str | None:
     """Why this app's producer will never send anything again, if so: what waits to be sent would wait for ever."""
-    sender = getattr(getattr(app._producer, "_producer", None), "_sender", None)
+    producer = getattr(app._producer, "_producer", None)
+    sender = getattr(producer, "_sender", None)
     if isinstance(sender, Sender) and sender.sender_task is not None and sender.sender_task.done():
         return "the producer's task has ended"
-    return None
+    return _client_fault(getattr(producer, "client", None))
 
 
 def has_lost_partitions(app: faust.App) -> bool:

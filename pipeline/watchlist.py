@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from pipeline.cancellation import stop_consumer
+from pipeline.delivery import describe_error
 from pipeline.records import UNDECODABLE
 from pipeline.scoring.voiceprint import Voiceprint, decode
 from pipeline.settings import Settings
@@ -64,8 +65,8 @@ class WatchlistFollower:
         while True:
             try:
                 await self._take(await self._consumer.getmany(timeout_ms=1000))
-            except KafkaError as error:
-                logger.warning("cannot read the watch list, trying again: %s", error)
+            except Exception as error:  # noqa: BLE001 - else nobody would hear that the list stands still
+                logger.warning("cannot read the watch list, trying again: %s", describe_error(error))
                 await asyncio.sleep(1.0)
 
     async def _take(self, batches: dict[TopicPartition, list[ConsumerRecord[Any, Any]]]) -> None:

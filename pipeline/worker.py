@@ -12,8 +12,8 @@ from pipeline.app import CallstreamWorker, UnknownAgentError, build_app, install
 from pipeline.breaker import EXIT_BREAKER
 from pipeline.delivery import describe_error
 from pipeline.refusal import BrokerRefusedError
+from pipeline.runner import StageRunner
 from pipeline.settings import Settings
-from pipeline.stage import StageRunner
 from pipeline.topics import KEPT_TOGETHER, TOPICS, TopicsError
 from pipeline.whole_topic import partition_numbers
 

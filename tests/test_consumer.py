@@ -17,8 +17,9 @@ from pipeline.app import build_app
 from pipeline.consumer import StageConsumer
 from pipeline.delivery import Receipt
 from pipeline.records import Record
+from pipeline.runner import StageRunner
 from pipeline.settings import Settings
-from pipeline.stage import Frame, StageRunner
+from pipeline.stage import Frame
 
 PLACE = TP("media", 0)
 LENGTH = 16

@@ -1,6 +1,7 @@
 """The frame on a real Faust app, with a stage that does what each record says."""
 
 import contextlib
+import errno
 import itertools
 import logging
 from collections.abc import AsyncIterator, Sequence
@@ -14,8 +15,9 @@ from faust.types.tuples import ConsumerMessage
 from pipeline.app import build_app
 from pipeline.delivery import Receipt
 from pipeline.records import DeadLetterError, OutgoingRecord, Record
+from pipeline.runner import StageRunner
 from pipeline.settings import Settings
-from pipeline.stage import Frame, StageRunner
+from pipeline.stage import ExhaustedError, Frame
 from schemas.errors import DeadLetterType
 from schemas.media import Header
 
@@ -66,6 +68,10 @@ class Obedient:
                 raise DeadLetterError(DeadLetterType.HEADER_MISSING, "no sequence")
             case b"break":
                 raise ZeroDivisionError("division by zero")
+            case b"no thread":
+                raise RuntimeError("can't start new thread")
+            case b"no file":
+                raise OSError(errno.EMFILE, "Too many open files")
             case b"bury and go on":
                 await self.frame.bury(record, DeadLetterType.CHUNK_EMPTY, "empty")
                 receipt.release()
@@ -156,6 +162,20 @@ async def test_a_dead_letter_that_cannot_be_sent_ends_the_process_with_the_recor
         await one.put(b"bury", b"a")
         assert [str(error) for error in crashes] == ["no broker"]
         assert one.acknowledged == []
+
+
+@pytest.mark.parametrize("lack", [b"no thread", b"no file"])
+async def test_a_process_that_has_nothing_left_ends_and_fails_no_task(monkeypatch: pytest.MonkeyPatch, lack: bytes) -> None:
+    async with opened(monkeypatch) as one:
+        crashes: list[BaseException] = []
+        monkeypatch.setattr(one.runner._window.lanes, "_on_crash", crashes.append)
+        await one.put(b"a", lack, b"b")
+        await one.put(b"c")  # of the same call: what follows is the successor's too
+        assert [type(error) for error in crashes] == [ExhaustedError]
+        assert one.stage.seen == [b"a", lack]
+        assert one.stage.failed == []
+        assert one.published.records == []
+        assert one.acknowledged == [0]
 
 
 async def test_a_stage_that_buries_too_much_stops_and_the_record_stays(

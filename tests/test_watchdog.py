@@ -49,6 +49,21 @@ async def test_a_task_that_has_ended_is_a_fault() -> None:
     assert consumer_fault(app_with(coordinator_of(task))) is not None
 
 
+async def test_who_no_longer_follows_the_cluster_is_at_fault() -> None:
+    app = cast(Any, build_app("watched", Settings()))
+    client = SimpleNamespace(_sync_task=asyncio.create_task(asyncio.sleep(0.01)))
+    app._producer = SimpleNamespace(_producer=SimpleNamespace(client=client))
+    app._consumer = SimpleNamespace(_thread=SimpleNamespace(_consumer=SimpleNamespace(_client=client)))
+    member = asyncio.create_task(asyncio.sleep(60))
+    app._consumer._thread._consumer._coordinator = coordinator_of(member)
+    assert producer_fault(app) is None
+    assert consumer_fault(app) is None
+    await client._sync_task
+    assert producer_fault(app) == "the task that follows the cluster has ended"
+    assert consumer_fault(app) == "the task that follows the cluster has ended"
+    member.cancel()
+
+
 async def test_a_producer_is_at_fault_when_its_task_has_ended() -> None:
     app = cast(Any, build_app("watched", Settings()))
     assert producer_fault(app) is None

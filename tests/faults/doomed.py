@@ -28,7 +28,7 @@ from pipeline.delivery import DeliveryWindow, Receipt
 from pipeline.partition_scan import PartitionScan
 from pipeline.publishing import FaustPublisher
 from pipeline.records import OutgoingRecord
-from pipeline.stage import StageRunner
+from pipeline.runner import StageRunner
 
 Act = Callable[[], None]
 

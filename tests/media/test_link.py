@@ -106,7 +106,7 @@ async def test_reasons_are_one_short_line(path: Path) -> None:
         (Exit(status=40), DecoderError),
         (Exit(status=signal.SIGSEGV), MediaError),
         (Exit(status=signal.SIGXCPU), MediaError),
-        (Exit(status=wire.EXIT_UNCONFINED << 8), DecoderError),
+        (Exit(status=wire.EXIT_UNCONFINED << 8), PermissionError),
         (Exit(status=wire.EXIT_FAILED << 8), MediaError),
         (Exit(), DecoderError),
     ],
