@@ -198,7 +198,7 @@ async def member(pauses: list[int]) -> AsyncIterator[Group]:
     task = asyncio.create_task(type(group.recovery)._restart_recovery(group.recovery))
     try:
         with ExitStack() as patches:
-            for module in ("stage", "consumer"):
+            for module in ("runner", "consumer"):
                 patches.enter_context(patch(f"pipeline.{module}.has_lost_partitions", lambda _: group.is_lost))
             for pause_s in ("_LOOK_AGAIN_S", "_FETCH_EVERY_S"):
                 patches.enter_context(patch(f"pipeline.consumer.{pause_s}", 0.0))
