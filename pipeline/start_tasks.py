@@ -7,7 +7,7 @@ import msgspec
 from pipeline.blobs import BlobError, BlobStore, read_checked
 from pipeline.records import UNDECODABLE, DeadLetterError, Record, correlation_id_of, request_id_of
 from pipeline.request_lists import read_lists
-from pipeline.scoring.voiceprint import Voiceprint, VoiceprintError, decode
+from pipeline.scoring.voiceprint import Voiceprint, VoiceprintError, decode, decode_all
 from pipeline.transitions import TaskLog, derived_correlation_id
 from schemas.errors import DeadLetterType, ErrorDetail
 from schemas.requests import MAX_MATRIX, MAX_VOICEPRINTS, StartTask
@@ -96,6 +96,13 @@ def decode_list(name: str, texts: list[str] | None) -> list[Voiceprint]:
     if len(texts) > MAX_VOICEPRINTS:
         message = f"the list holds {len(texts)} voiceprints, more than {MAX_VOICEPRINTS}"
         raise ListsError([ErrorDetail([name], message, "list.too-long")])
+    try:
+        return decode_all(texts)
+    except ValueError:
+        return _one_by_one(name, texts)
+
+
+def _one_by_one(name: str, texts: list[str]) -> list[Voiceprint]:
     voiceprints, details = [], []
     for index, text in enumerate(texts):
         try:

@@ -50,6 +50,16 @@ class Process:
         self._popen.kill()
         self._popen.wait()
 
+    def wait_handler(self) -> None:
+        """Until SIGTERM is not the end of it any more: before that it has begun nothing that could end in order."""
+        give_up_s = time.monotonic() + PATIENCE_S
+        while time.monotonic() < give_up_s and self.poll() is None:
+            status = Path(f"/proc/{self.pid}/status").read_text()
+            caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
+            if caught >> (signal.SIGTERM - 1) & 1:
+                return
+            time.sleep(0.1)
+
     def terminate(self) -> int:
         self._popen.send_signal(signal.SIGTERM)
         return self._popen.wait(timeout=60)

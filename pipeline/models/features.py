@@ -39,10 +39,12 @@ class KaldiFbank:
     def __call__(self, samples: FloatArray) -> FloatArray:
         """float32 (n,) -> float32 (frames, bins); only whole frames, so none for less than a frame's length."""
         computer = knf.OnlineFbank(self._options)
-        computer.accept_waveform(self._sample_rate_hz, samples.tolist())
+        computer.accept_waveform(self._sample_rate_hz, samples.data)  # a list of floats would be made first
         computer.input_finished()
-        frames = [computer.get_frame(index) for index in range(computer.num_frames_ready)]
-        return np.array(frames, np.float32).reshape(len(frames), -1)
+        energies = np.empty((computer.num_frames_ready, self._options.mel_opts.num_bins), np.float32)
+        for index, row in enumerate(energies):
+            row[:] = computer.get_frame(index)
+        return energies
 
 
 @functools.cache

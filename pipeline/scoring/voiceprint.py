@@ -7,6 +7,7 @@ embedding (192) and the GE2E embedding (256), each of unit length, or all zeros 
 import base64
 import binascii
 import struct
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -23,6 +24,8 @@ _VERSION = 1
 _HEADER = struct.Struct("<4sHHI")
 _MAGIC = b"CSVP"
 SIZE_BYTES = _HEADER.size + 2 * DIMENSION
+_LAYOUT = np.dtype([("kind", "V8"), ("speech_ms", "<u4"), ("embedding", "<f2", (DIMENSION,))])
+_KIND = np.void(_HEADER.pack(_MAGIC, _VERSION, _MODEL_NUMBER, 0)[:8])
 
 
 class VoiceprintError(ValueError):
@@ -88,6 +91,21 @@ def decode(text: str) -> Voiceprint:
         if isinstance(error, VoiceprintError):
             raise
         raise VoiceprintError("not Base64") from None
+
+
+def decode_all(texts: Sequence[str]) -> list[Voiceprint]:
+    """Read many at once, to the same bits as one by one and in less time. Raises ValueError when one of them is none."""
+    packed = [binascii.a2b_base64(text, strict_mode=True) for text in texts]
+    if any(len(one) != SIZE_BYTES for one in packed):
+        raise VoiceprintError(f"a voiceprint has {SIZE_BYTES} bytes")
+    read = np.frombuffer(b"".join(packed), _LAYOUT)
+    embeddings = read["embedding"].astype(np.float32)
+    if not ((read["kind"] == _KIND).all() and np.isfinite(embeddings).all()):
+        raise VoiceprintError("not a callstream voiceprint")
+    for halves in (embeddings[:, :SPEAKER_DIMENSION], embeddings[:, SPEAKER_DIMENSION:]):
+        lengths = np.sqrt(np.vecdot(halves, halves))
+        halves /= np.where(lengths > 0, lengths, np.float32(1))[:, np.newaxis]
+    return [Voiceprint(*one) for one in zip(embeddings, (read["speech_ms"] / 1000).tolist(), strict=True)]
 
 
 class VoiceprintSum:

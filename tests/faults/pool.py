@@ -94,6 +94,7 @@ class Pool:
         """The last worker is asked to end, and is not replaced; its exit code."""
         with self._lock:
             worker = self.workers.pop()
+        worker.wait_handler()
         return worker.terminate()
 
     def stop_all(self) -> list[int]:

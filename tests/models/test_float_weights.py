@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -45,6 +45,7 @@ def operators(model: onnx.ModelProto) -> set[str]:
     return {node.op_type for node in model.graph.node}
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), zero_point=st.integers(0, 255), scale=st.floats(1e-3, 10))
 def test_the_product_is_that_of_the_weights_that_were_meant(seed: int, zero_point: int, scale: float) -> None:
     model = product(zero_point, scale)

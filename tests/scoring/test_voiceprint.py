@@ -17,6 +17,7 @@ from pipeline.scoring.voiceprint import (
     VoiceprintError,
     VoiceprintSum,
     decode,
+    decode_all,
     encode,
     from_embeddings,
     pack,
@@ -74,6 +75,30 @@ def test_a_damaged_voiceprint_is_refused_or_still_finite(at: int, flip: int, see
     packed[at] ^= flip
     with contextlib.suppress(VoiceprintError):
         assert np.isfinite(unpack(bytes(packed)).embedding).all()
+
+
+@given(st.lists(st.tuples(seeds, st.floats(1e-7, 65_504), st.floats(0, 4_000_000)), min_size=1, max_size=20))
+def test_many_are_read_to_the_bits_of_one_by_one(parts: list[tuple[int, float, float]]) -> None:
+    texts = [encode(EMPTY)]
+    for seed, largest, speech_s in parts:
+        values = (np.random.default_rng(seed).uniform(-1, 1, DIMENSION) * largest).astype(np.float16)
+        texts.append(encode(Voiceprint(values.astype(np.float32), speech_s)))
+    for text, one in zip(texts, decode_all(texts), strict=True):
+        alone = decode(text)
+        assert (one.embedding.tobytes(), one.speech_s) == (alone.embedding.tobytes(), alone.speech_s)
+
+
+@given(seeds, st.integers(0, SIZE_BYTES - 1), st.integers(1, 255), st.integers(0, 1300), st.text(max_size=3))
+def test_many_are_refused_when_one_of_them_is(seed: int, at: int, flip: int, cut: int, inserted: str) -> None:
+    packed = bytearray(pack(random_voiceprint(seed)))
+    packed[at] ^= flip
+    text = base64.b64encode(packed).decode()
+    for damaged in (text, text[:cut] + inserted + text[cut:], text[:cut]):
+        try:
+            decode(damaged)
+        except VoiceprintError:
+            with pytest.raises(ValueError):  # noqa: PT011 (whichever it is, they are read one by one then)
+                decode_all([encode(EMPTY), damaged])
 
 
 @given(st.lists(st.tuples(seeds, st.floats(0.1, 100)), min_size=1, max_size=6))
