@@ -10,6 +10,7 @@ begins again at the committed offset.
 import asyncio
 import logging
 import math
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
@@ -24,6 +25,7 @@ from mode.types import ServiceT
 
 from pipeline.cancellation import stop_consumer
 from pipeline.delivery import describe_error
+from pipeline.log_order import LogOrder, Step
 from pipeline.membership import Lease, has_lost_partitions
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,10 @@ class _ConsumerThread(aiokafka_driver.AIOKafkaConsumerThread):
         return await super()._commit(mine) if mine else False
 
 
+class LogLostError(Exception):
+    """A topic was made anew, or a log has lost its end, while it was read; a new process finds its place in it."""
+
+
 class StageConsumer(aiokafka_driver.Consumer):
     """Gives each record to the app's `take`, in the order of its partition; a record may come twice, none is left out."""
 
@@ -64,6 +70,10 @@ class StageConsumer(aiokafka_driver.Consumer):
     _begun_at = -1  # how many disturbances there had been when it last sought
     _in_hand = False
     _fetched_s = -math.inf  # when the last fetch came back, if it brought records
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - Faust's
+        super().__init__(*arguments, **options)
+        self._log = LogOrder()
 
     @property
     def has_begun(self) -> bool:
@@ -135,6 +145,9 @@ class StageConsumer(aiokafka_driver.Consumer):
         except (asyncio.CancelledError, ConsumerStoppedError):
             if not self.app.should_stop:
                 raise
+        except LogLostError as error:
+            logger.critical("group %s cannot go on: %s; the process ends, start it again", self.app.conf.id, error)
+            asyncio.ensure_future(self.app.crash(error))  # noqa: RUF006 - ends with the app
 
     async def _begin(self) -> None:
         """Seek to the committed offsets; in vain when there was a disturbance meanwhile."""
@@ -159,9 +172,11 @@ class StageConsumer(aiokafka_driver.Consumer):
         self._committed_offset.update(committed)
         # Where nothing is committed aiokafka does not seek. Held receipts make that the usual case.
         fresh = [place for place, offset in committed.items() if offset is None]
+        earliest = await self.earliest_offsets(*fresh) if fresh else {}
         if fresh:
             # Not `seek`: that one touches the fetcher from this thread, while it gives out records on its own.
-            await self.seek_wait(await self.earliest_offsets(*fresh))
+            await self.seek_wait(earliest)
+        self._log.begin({place: earliest[place] if offset is None else offset for place, offset in committed.items()})
 
     async def _read(self) -> None:
         await asyncio.sleep(self._fetched_s + _FETCH_EVERY_S - time.monotonic())
@@ -175,10 +190,41 @@ class StageConsumer(aiokafka_driver.Consumer):
         self._fetched_s = time.monotonic() if records else -math.inf
         self._in_hand = True
         for place, record in self.scheduler.iterate(records):
+            if self.has_begun:
+                await self._look(place, record.offset)
             if not self.has_begun or self.should_stop:
                 break
             await cast(StageApp, self.app).take(self._to_message(place, record))
         self._in_hand = False
+
+    async def _look(self, place: TP, offset: int) -> None:
+        """Say what has become of the log. Raises LogLostError where it begins anew under our hands."""
+        expected = self._log.next.get(place, offset)
+        match self._log.step(place, offset):
+            case Step.SKIPS:
+                await self._look_for_deleted(place, expected)
+            case Step.BEFORE_COMMITTED:
+                logger.error(
+                    "group %s had dealt with %s/%d up to offset %d, which is not there any more: the topic was made anew, or "
+                    "has lost its end; it is read from offset %d",
+                    *(self.app.conf.id, *place, expected, offset),
+                )
+                self._committed_offset[place] = None  # or what is acknowledged before it would never be committed
+            case Step.BEGINS_ANEW:
+                # What is in work belongs to a log that is gone: to commit it would leave out what comes.
+                self._acked[place].clear()
+                self._acked_index[place].clear()
+                self._committed_offset[place] = sys.maxsize  # nothing before that is acknowledged any more
+                raise LogLostError(f"{place.topic}/{place.partition} begins anew at offset {offset}, behind {expected - 1}")
+
+    async def _look_for_deleted(self, place: TP, expected: int) -> None:
+        first = (await self.earliest_offsets(place))[place]
+        if first > expected:
+            logger.error(
+                "group %s: offsets %d to %d of %s/%d were deleted before they were read; keep them longer (retention.ms), or "
+                "start more workers",
+                *(self.app.conf.id, expected, first - 1, *place),
+            )
 
     def _new_offset(self, tp: TP) -> int | None:
         """The offset to commit: the window acknowledges in order, and only what nothing unfinished lies before."""

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+import stamina
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
 from pipeline.connection import librdkafka_options
 from pipeline.settings import Settings
@@ -123,7 +124,7 @@ class System:
         messages: list[Message] = []
         with contextlib.closing(consumer):
             places = [TopicPartition(name, number, 0) for number in consumer.list_topics(name).topics[name].partitions]
-            left = sum(consumer.get_watermark_offsets(place)[1] for place in places)
+            left = sum(_end(consumer, place) for place in places)
             consumer.assign(places)
             while len(messages) < left:
                 message = consumer.poll(10)
@@ -177,6 +178,12 @@ class System:
 
     def logs(self) -> str:
         return "\n".join(f"== {process.log.name}\n{process.log.read_text()[-3000:]}" for process in self._started)
+
+
+@stamina.retry(on=KafkaException, attempts=None, timeout=30.0)
+def _end(consumer: Consumer, place: TopicPartition) -> int:
+    """Where a partition ends; the broker may still be making it."""
+    return int(consumer.get_watermark_offsets(place)[1])
 
 
 def http(method: str, url: str, body: object = None) -> tuple[int, dict[str, str], Any]:

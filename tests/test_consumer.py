@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any, cast
 from unittest.mock import patch
 
+import pytest
 from aiokafka.structs import ConsumerRecord
 from faust.types import TP
 from hypothesis import HealthCheck, given
@@ -14,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeline.app import build_app
-from pipeline.consumer import StageConsumer
+from pipeline.consumer import LogLostError, StageConsumer
 from pipeline.delivery import Receipt
 from pipeline.records import Record
 from pipeline.runner import StageRunner
@@ -63,7 +64,7 @@ class Thread:
 
     def __init__(self, pauses: Iterator[int]) -> None:
         self._pauses = pauses
-        self.end = self.position_ = self.committed = 0
+        self.first = self.end = self.position_ = self.committed = 0
         self.is_assigned = False
         self.assignments_count = 0
 
@@ -80,6 +81,8 @@ class Thread:
         await pause(1 + next(self._pauses))
         if PLACE not in places or not self.is_assigned:
             return {}
+        if not self.first <= self.position_ <= self.end:
+            self.position_ = self.first  # as aiokafka does, and says so to nobody
         batch = range(self.position_, min(self.position_ + 1 + next(self._pauses) * 3, self.end))
         self.position_ = batch.stop if batch else self.position_
         await pause(next(self._pauses))
@@ -96,7 +99,7 @@ class Thread:
 
     async def earliest_offsets(self, *places: TP) -> dict[TP, int]:
         await pause(next(self._pauses))
-        return dict.fromkeys(places, 0)
+        return dict.fromkeys(places, self.first)
 
     async def seek_wait(self, places: dict[TP, int]) -> None:
         await pause(next(self._pauses))
@@ -262,3 +265,57 @@ async def test_a_hand_over_commits_all_that_is_acknowledged_also_while_a_commit_
         assert group.thread.committed == 0
         await group.consumer.on_partitions_revoked({PLACE})
         assert group.thread.committed == 6
+
+
+async def test_a_log_that_begins_anew_ends_the_process_and_nothing_of_the_old_one_is_committed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crashes: list[BaseException] = []
+
+    async def crash(error: BaseException) -> None:
+        crashes.append(error)
+
+    async with member([1]) as group:
+        monkeypatch.setattr(group.app, "crash", crash)
+        await group.rebalance()
+        await group.deal_with(8)
+        group.thread.end = 3
+        await eventually(lambda: bool(crashes))
+        assert [type(error) for error in crashes] == [LogLostError]
+        assert "media/0 begins anew at offset 0, behind 7" in str(crashes[0])
+        await group.consumer.commit()
+        assert group.thread.committed == 0
+        assert group.stage.done == list(range(8))
+
+
+async def test_where_the_log_ends_before_the_committed_offset_it_is_read_and_committed_from_its_begin(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with member([1]) as group:
+        group.thread.committed = 10
+        await group.rebalance()
+        await group.deal_with(4)
+        assert group.stage.done == [0, 1, 2, 3]
+        assert group.consumer._new_offset(PLACE) == 4
+    assert "had dealt with media/0 up to offset 10, which is not there any more" in caplog.text
+
+
+async def test_what_was_deleted_before_it_was_read_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    async with member([1]) as group:
+        group.thread.committed, group.thread.first, group.thread.end = 2, 6, 9
+        await group.rebalance()
+        await eventually(lambda: group.stage.done == [6, 7, 8])
+        assert "offsets 2 to 5 of media/0 were deleted before they were read" in caplog.text
+        caplog.clear()
+        group.thread.first, group.thread.end = 12, 16
+        await eventually(lambda: group.stage.done == [6, 7, 8, 12, 13, 14, 15])
+        assert "offsets 9 to 11 of media/0 were deleted before they were read" in caplog.text
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Let others run until it is so."""
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    assert condition()

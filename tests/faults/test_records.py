@@ -8,9 +8,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import stamina
+from confluent_kafka import KafkaException
+from confluent_kafka.cimpl import NewTopic
 
 from schemas.media import MAX_CHUNK_BYTES
 from schemas.stream import CallEnded, CallOpened, CallSnapshot, SnapshotRecord
+from tests.faults.admin import admin_of
 from tests.faults.calls import LONG, SHORT, Call, Chunk, interleaved, make_call, make_calls
 from tests.faults.conftest import Reporter, pick, settings_for
 from tests.faults.feed import Feed
@@ -146,3 +150,34 @@ def test_producers_clocks_are_moved_by_an_hour(system: System, expected: Expecte
         late = [one for one in calls["forward"].chunks if one.clock_s]
         buried = [(message.key(), message.value()) for message in outcome.dead_letters()]
         assert sorted(buried) == sorted((b"forward", one.value) for one in late)
+
+
+def make_anew(system: System, name: str) -> None:
+    """Delete a topic and create it again at once, as who wants to be rid of what it holds may do."""
+    admin, topic = admin_of(system.settings.broker), system.settings.topic(name)
+    admin.delete_topics([topic])[topic].result(30)
+    # Until the broker has let go of the old one the name is taken.
+    for attempt in stamina.retry_context(on=KafkaException, attempts=None, timeout=30.0, wait_initial=0.05, wait_max=0.2):
+        with attempt:
+            admin.create_topics([NewTopic(topic, system.settings.partitions)])[topic].result(30)
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_a_topic_is_made_anew_under_a_worker(system: System, expected: Expected, report: Reporter, seed: int) -> None:
+    """What is sent to the new topic has offsets that the worker has seen before: none of it may be taken for known."""
+    chance = random.Random(seed)
+    before, behind = make_calls(20, seed, "before"), make_calls(10, seed + 1, "behind")
+    with Outcome(system) as outcome:
+        with Pool(system, 1) as pool:
+            with Feed(system.settings, interleaved(before, chance)):
+                pass
+            outcome.wait(before, 90)
+            make_anew(system, "media")
+            with Feed(system.settings, interleaved(behind, chance)):
+                pass
+            outcome.wait(behind, 120)
+            letters = outcome.dead_letters()
+        verdict = outcome.judge([*before, *behind], expected)
+        report(seed, "media made anew", [*before, *behind], verdict, outcome, pool, len(letters))
+        verdict.check()
+        assert letters == []
