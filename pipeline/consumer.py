@@ -10,7 +10,6 @@ begins again at the committed offset.
 import asyncio
 import logging
 import math
-import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
@@ -23,7 +22,7 @@ from faust.types import TP
 from faust.types.tuples import Message
 from mode.types import ServiceT
 
-from pipeline.cancellation import stop_consumer
+from pipeline.cancellation import stop_consumer, uncancelled
 from pipeline.delivery import describe_error
 from pipeline.log_order import LogOrder, Step
 from pipeline.membership import Lease, has_lost_partitions
@@ -36,6 +35,8 @@ _FETCH_S = 1.0
 _FETCH_EVERY_S = 0.02  # a fetch costs the same for one record as for all that came meanwhile
 _SEEK_AGAIN_S = 1.0
 _LOOK_AGAIN_S = 0.1  # while no partition is assigned
+_COMMIT_S = 30.0
+_ANSWER_S = 5.0  # for what is only to be said
 
 
 class _ConsumerThread(aiokafka_driver.AIOKafkaConsumerThread):
@@ -55,7 +56,10 @@ class _ConsumerThread(aiokafka_driver.AIOKafkaConsumerThread):
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         # Of partitions that are gone meanwhile nothing can be committed, and aiokafka takes it ill to be asked for nothing.
         mine = {place: offset for place, offset in offsets.items() if place in self.assignment()}
-        return await super()._commit(mine) if mine else False
+        if not mine:
+            return False
+        async with asyncio.timeout(_COMMIT_S):  # aiokafka tries for ever where the topic is gone
+            return await super()._commit(mine)
 
 
 class LogLostError(Exception):
@@ -74,6 +78,7 @@ class StageConsumer(aiokafka_driver.Consumer):
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - Faust's
         super().__init__(*arguments, **options)
         self._log = LogOrder()
+        self._lost: set[TP] = set()  # what is acknowledged there belongs to a log that is gone
 
     @property
     def has_begun(self) -> bool:
@@ -209,27 +214,37 @@ class StageConsumer(aiokafka_driver.Consumer):
                     "has lost its end; it is read from offset %d",
                     *(self.app.conf.id, *place, expected, offset),
                 )
-                self._committed_offset[place] = None  # or what is acknowledged before it would never be committed
+                await self._move_back(place, offset)
             case Step.BEGINS_ANEW:
-                # What is in work belongs to a log that is gone: to commit it would leave out what comes.
-                self._acked[place].clear()
-                self._acked_index[place].clear()
-                self._committed_offset[place] = sys.maxsize  # nothing before that is acknowledged any more
+                self._lost.add(place)
+                await self._move_back(place, offset)
                 raise LogLostError(f"{place.topic}/{place.partition} begins anew at offset {offset}, behind {expected - 1}")
 
+    async def _move_back(self, place: TP, offset: int) -> None:
+        """Commit the log's begin, or a successor would leave out what lies before the offset that is committed."""
+        await self.maybe_wait_for_commit_to_finish()
+        self._committed_offset[place] = None  # nothing is acknowledged before it
+        if not await self._commit_offsets({place: offset}):
+            self.read_again()
+
     async def _look_for_deleted(self, place: TP, expected: int) -> None:
-        first = (await self.earliest_offsets(place))[place]
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                first = (await uncancelled(self.earliest_offsets(place)))[place]
+        except Exception as error:  # noqa: BLE001 - it would only be said
+            logger.warning("cannot tell whether records of %s/%d were deleted: %s", *place, describe_error(error))
+            return
         if first > expected:
             logger.error(
-                "group %s: offsets %d to %d of %s/%d were deleted before they were read; keep them longer (retention.ms), or "
-                "start more workers",
+                "group %s: offsets %d to %d of %s/%d were deleted before the group had committed them; what it had not dealt "
+                "with is lost: keep them longer (retention.ms), or start more workers",
                 *(self.app.conf.id, expected, first - 1, *place),
             )
 
     def _new_offset(self, tp: TP) -> int | None:
         """The offset to commit: the window acknowledges in order, and only what nothing unfinished lies before."""
         acknowledged = self._acked[tp]
-        if not acknowledged:
+        if not acknowledged or tp in self._lost:
             return None
         newest = max(acknowledged)
         acknowledged.clear()
@@ -239,7 +254,15 @@ class StageConsumer(aiokafka_driver.Consumer):
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: ARG002
         """Faust's own takes a commit that failed for a good one, and then ignores whatever is acknowledged before it."""
         disturbances = self._disturbances
-        if not await self._commit(offsets):
+        try:
+            committed = await self._commit(offsets)
+        except TimeoutError:
+            logger.warning("group %s: Kafka took no commit for %g s, trying again", self.app.conf.id, _COMMIT_S)
+            if disturbances == self._disturbances:
+                for place, offset in offsets.items():
+                    self._acked[place].append(offset - 1)
+            return False
+        if not committed:
             return False  # a rebalance is under way, behind which all of it comes again
         if disturbances == self._disturbances:  # otherwise the loop asks for what is committed
             self._committed_offset.update(offsets)

@@ -39,10 +39,14 @@ def consumer_fault(app: faust.App) -> str | None:
     task = coordinator._coordination_task
     if task is not None and task.done():
         return "the group coordinator's task has ended"
-    fetcher = _part_of_consumer(app, "_fetcher")
+    return reader_fault(_part_of_consumer(app, "_fetcher"), _part_of_consumer(app, "_client"))
+
+
+def reader_fault(fetcher: object, client: object) -> str | None:
+    """Why a consumer that has these will never read anything again, if so: it would say nothing and give nothing."""
     if isinstance(fetcher, Fetcher) and fetcher._fetch_task.done():
         return "the fetcher's task has ended"
-    return _client_fault(_part_of_consumer(app, "_client"))
+    return _client_fault(client)
 
 
 def _client_fault(client: object) -> str | None:

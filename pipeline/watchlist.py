@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 
 from pipeline.cancellation import stop_consumer
 from pipeline.delivery import describe_error
+from pipeline.membership import reader_fault
 from pipeline.records import UNDECODABLE
 from pipeline.scoring.voiceprint import Voiceprint, decode
 from pipeline.settings import Settings
@@ -61,10 +62,13 @@ class WatchlistFollower:
                 await self._take(await self._consumer.getmany(timeout_ms=200))
 
     async def _follow(self) -> None:
-        assert self._consumer is not None
         while True:
             try:
-                await self._take(await self._consumer.getmany(timeout_ms=1000))
+                consumer = self._consumer
+                if consumer is None or reader_fault(consumer._fetcher, consumer._client):
+                    await self._read_to_end()
+                else:
+                    await self._take(await consumer.getmany(timeout_ms=1000))
             except Exception as error:  # noqa: BLE001 - else nobody would hear that the list stands still
                 logger.warning("cannot read the watch list, trying again: %s", describe_error(error))
                 await asyncio.sleep(1.0)

@@ -8,6 +8,7 @@ from typing import Any, cast
 from unittest.mock import patch
 
 import pytest
+from aiokafka.errors import KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
 from faust.types import TP
 from hypothesis import HealthCheck, given
@@ -112,7 +113,7 @@ class Thread:
         if not self.is_assigned or assignments != self.assignments_count:
             await pause(next(self._pauses) ** 2)
             return False  # already rebalanced
-        self.committed = max(self.committed, offsets[PLACE])
+        self.committed = offsets[PLACE]
         return True
 
 
@@ -284,8 +285,28 @@ async def test_a_log_that_begins_anew_ends_the_process_and_nothing_of_the_old_on
         assert [type(error) for error in crashes] == [LogLostError]
         assert "media/0 begins anew at offset 0, behind 7" in str(crashes[0])
         await group.consumer.commit()
+        await group.rebalance()  # others of the group have met the new log too
+        await group.consumer.commit()
         assert group.thread.committed == 0
         assert group.stage.done == list(range(8))
+
+
+async def test_a_commit_under_way_when_the_log_begins_anew_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    crashes: list[BaseException] = []
+
+    async def crash(error: BaseException) -> None:
+        crashes.append(error)
+
+    async with member([9]) as group:  # a commit takes 81 turns
+        monkeypatch.setattr(group.app, "crash", crash)
+        await group.rebalance()
+        await group.deal_with(5)
+        committing = asyncio.create_task(group.consumer.commit())
+        group.thread.end = 3
+        await eventually(lambda: bool(crashes))
+        await committing
+        await group.consumer.commit()
+        assert group.thread.committed == 0
 
 
 async def test_where_the_log_ends_before_the_committed_offset_it_is_read_and_committed_from_its_begin(
@@ -296,7 +317,9 @@ async def test_where_the_log_ends_before_the_committed_offset_it_is_read_and_com
         await group.rebalance()
         await group.deal_with(4)
         assert group.stage.done == [0, 1, 2, 3]
-        assert group.consumer._new_offset(PLACE) == 4
+        assert group.thread.committed == 0  # before anything of it is: a successor must not begin at 10 when there is one
+        await group.consumer.commit()
+        assert group.thread.committed == 4
     assert "had dealt with media/0 up to offset 10, which is not there any more" in caplog.text
 
 
@@ -305,11 +328,41 @@ async def test_what_was_deleted_before_it_was_read_is_said(caplog: pytest.LogCap
         group.thread.committed, group.thread.first, group.thread.end = 2, 6, 9
         await group.rebalance()
         await eventually(lambda: group.stage.done == [6, 7, 8])
-        assert "offsets 2 to 5 of media/0 were deleted before they were read" in caplog.text
+        assert "offsets 2 to 5 of media/0 were deleted before the group had committed them" in caplog.text
         caplog.clear()
         group.thread.first, group.thread.end = 12, 16
         await eventually(lambda: group.stage.done == [6, 7, 8, 12, 13, 14, 15])
-        assert "offsets 9 to 11 of media/0 were deleted before they were read" in caplog.text
+        assert "offsets 9 to 11 of media/0 were deleted before the group had committed them" in caplog.text
+
+
+async def test_whether_records_were_deleted_is_asked_in_vain_and_reading_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def away(*_: TP) -> dict[TP, int]:
+        raise KafkaTimeoutError("no answer")
+
+    async with member([1]) as group:
+        await group.rebalance()
+        await group.deal_with(3)
+        monkeypatch.setattr(group.thread, "earliest_offsets", away)
+        group.thread.first, group.thread.end = 6, 9
+        await eventually(lambda: group.stage.done == [0, 1, 2, 6, 7, 8])
+    assert "cannot tell whether records of media/0 were deleted: KafkaTimeoutError" in caplog.text
+
+
+async def test_what_kafka_took_no_commit_of_is_committed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(_: dict[TP, int]) -> bool:
+        raise TimeoutError
+
+    async with member([1]) as group:
+        await group.rebalance()
+        await group.deal_with(3)
+        with monkeypatch.context() as patched:
+            patched.setattr(group.thread, "commit", away)
+            await group.consumer.commit()
+        assert group.thread.committed == 0
+        await group.consumer.commit()
+        assert group.thread.committed == 3
 
 
 async def eventually(condition: Callable[[], bool]) -> None:

@@ -226,7 +226,7 @@ class ChildLink:
             if number in _FAULTS:
                 raise MediaError(_HOPELESS)
             raise DecoderError(f"the decoder was ended by signal {number}")
-        if os.WEXITSTATUS(ending.status) == wire.EXIT_UNCONFINED:
+        if os.WEXITSTATUS(ending.status) == wire.EXIT_UNCONFINED and not self._has_begun:
             raise PermissionError("the decoder could not be confined")  # on this machine, whatever the file
         if ending.status:
             raise MediaError(_HOPELESS)

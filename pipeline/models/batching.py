@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import threading
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+
+logger = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
 Run = Callable[[FloatArray], FloatArray]
@@ -43,6 +45,7 @@ class Batcher:
         self._wait_s = wait_s
         self._open: dict[tuple[int, ...], _Group] = {}
         self._lock = threading.Lock()
+        self._has_failed = False  # said once
 
     def run(self, features: FloatArray) -> FloatArray:
         """(rows, ...) -> its rows of the output. Raises what `run` raises for these rows alone."""
@@ -70,15 +73,20 @@ class Batcher:
             if self._open.get(shape) is group:
                 del self._open[shape]
         try:
-            with contextlib.suppress(Exception):  # each of them tries alone, and raises its own
-                self._run_together(group.asked)
+            self._run_together(group.asked)
+        except Exception as error:  # noqa: BLE001 (each of them tries alone, and raises its own)
+            if not self._has_failed:
+                self._has_failed = True
+                logger.warning("%d utterances cannot share a run of a model, so each has its own: %s", len(group.asked), error)
         finally:
             for one in group.asked:
                 one.is_settled.set()
 
     def _run_together(self, asked: list[_Asked]) -> None:
-        outputs = self._run(np.concatenate([one.features for one in asked]))
-        first = 0
+        features = np.concatenate([one.features for one in asked])
+        outputs, first = self._run(features), 0
+        if len(outputs) != len(features):
+            raise ValueError(f"{len(outputs)} rows came of {len(features)}")
         for one in asked:
             one.output = outputs[first : first + len(one.features)]
             first += len(one.features)

@@ -13,14 +13,15 @@ from onnx import helper, numpy_helper
 from pipeline.models.graph import drop_unused
 
 _WEIGHT, _ZERO_POINT = 1, 3  # inputs of MatMulInteger and ConvInteger (https://onnx.ai/onnx/operators/)
+_QUANTISE = "DynamicQuantizeLinear"
 _OF_FLOATS = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
 
 
-def make_floats(graph: onnx.GraphProto) -> None:
+def make_floats(graph: onnx.GraphProto) -> set[str]:
     """Turn products of dynamically quantised signals with quantised weights into products of floats, with the same weights.
 
     As onnxruntime's `quantize_dynamic` writes them: DynamicQuantizeLinear, the product of integers, a cast to floats, and the
-    scale of the signal times that of the weights. What is not of this form stays as it is.
+    scale of the signal times that of the weights. What is not of this form stays as it is: the operators that are left.
     """
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
@@ -36,6 +37,7 @@ def make_floats(graph: onnx.GraphProto) -> None:
             scaled.CopyFrom(made[1])
     graph.initializer.extend(weights.values())
     drop_unused(graph)
+    return {node.op_type for node in graph.node} & {*_OF_FLOATS, _QUANTISE}
 
 
 def _scaled(node: onnx.NodeProto, users: Mapping[str, list[onnx.NodeProto]]) -> onnx.NodeProto | None:
@@ -55,7 +57,7 @@ def _of_floats(
 ) -> tuple[onnx.TensorProto, onnx.NodeProto] | None:
     signal = makers.get(node.input[0])
     scale = _scale_of_weights(scaled, values, makers)
-    if signal is None or signal.op_type != "DynamicQuantizeLinear" or scale is None or node.input[_WEIGHT] not in values:
+    if signal is None or signal.op_type != _QUANTISE or scale is None or node.input[_WEIGHT] not in values:
         return None
     zero_point = values.get(node.input[_ZERO_POINT], np.zeros(1)) if len(node.input) > _ZERO_POINT else np.zeros(1)
     floats = (values[node.input[_WEIGHT]].astype(np.float32) - zero_point.astype(np.float32)) * scale

@@ -51,8 +51,10 @@ def open_session(path: Path | str, execution: Execution = ALONE) -> InferenceSes
         # else products of unsigned and signed bytes are cut off at 16 bits where there are no instructions for them
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        model = _with_floats(path) if execution.needs_floats else str(path)
+        model = _with_floats(path, execution) if execution.needs_floats else str(path)
         session = InferenceSession(model, options, providers=providers)
+    except ModelError:
+        raise
     except Exception as error:  # noqa: BLE001 (onnxruntime's exceptions have no base class of their own)
         raise ModelError(f"model file {path} cannot be opened: {_first_line(error)}; fetch the models again") from None
     session.disable_fallback()  # to another provider in the middle of a call
@@ -61,9 +63,12 @@ def open_session(path: Path | str, execution: Execution = ALONE) -> InferenceSes
     return session
 
 
-def _with_floats(path: Path | str) -> bytes:
+def _with_floats(path: Path | str, execution: Execution) -> bytes:
     model = onnx.load(str(path))
-    make_floats(model.graph)
+    left = make_floats(model.graph)
+    if left and execution.is_batched:
+        operators = ", ".join(sorted(left))
+        raise ModelError(f"model file {path} cannot run in batches, for it quantises them ({operators}); take another one")
     return bytes(model.SerializeToString())
 
 

@@ -106,7 +106,7 @@ async def test_reasons_are_one_short_line(path: Path) -> None:
         (Exit(status=40), DecoderError),
         (Exit(status=signal.SIGSEGV), MediaError),
         (Exit(status=signal.SIGXCPU), MediaError),
-        (Exit(status=wire.EXIT_UNCONFINED << 8), PermissionError),
+        (Exit(status=wire.EXIT_UNCONFINED << 8), MediaError),  # it has been confined: a file may have made it say so
         (Exit(status=wire.EXIT_FAILED << 8), MediaError),
         (Exit(), DecoderError),
     ],
@@ -117,6 +117,11 @@ async def test_how_a_child_ended_says_whose_fault_it_was(
 ) -> None:
     with pytest.raises(expected):
         await hear(path, GOOD_BEGIN, ending, tail)
+
+
+async def test_a_machine_that_cannot_confine_is_no_files_fault(path: Path) -> None:
+    with pytest.raises(PermissionError, match="could not be confined"):
+        await hear(path, [], Exit(status=wire.EXIT_UNCONFINED << 8))
 
 
 async def test_a_child_without_a_filter_of_system_calls_is_told_of_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:

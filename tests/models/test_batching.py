@@ -89,6 +89,18 @@ def test_what_fails_together_is_tried_alone() -> None:
         np.testing.assert_array_equal(output, features * 2)
 
 
+def test_a_model_that_gives_other_rows_than_it_got_is_no_batch(caplog: pytest.LogCaptureFixture) -> None:
+    def first_row(features: FloatArray) -> FloatArray:
+        return features[:1] * 2
+
+    for _ in range(2):
+        inputs = [np.full((1, 4), number, np.float32) for number in range(THREADS)]
+        batcher = Batcher(first_row, THREADS, LONG_S)
+        for features, output in zip(inputs, all_at_once(batcher, inputs), strict=True):
+            np.testing.assert_array_equal(np.asarray(output), features * 2)
+    assert "8 utterances cannot share a run of a model, so each has its own: 1 rows came of 8" in caplog.text
+
+
 @given(count=st.integers(1, 10**7))
 def test_lengths_are_few_and_at_most_an_eighth_longer(count: int) -> None:
     length = Execution(batch=2).length(count)

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from pipeline.models.errors import ModelError
 from pipeline.models.execution import Execution
 from pipeline.models.float_weights import make_floats
 from pipeline.models.models import ModelSet
+from pipeline.models.session import open_session
 from pipeline.models.verification import reference_signal
 
 WEIGHTS = np.random.default_rng(0).integers(0, 256, (5, 7)).astype(np.uint8)
@@ -60,8 +62,15 @@ def test_the_product_is_that_of_the_weights_that_were_meant(seed: int, zero_poin
 @pytest.mark.parametrize("model", [product(scale=[0.5] * 7), product(second_use=True)], ids=["scale by column", "second use"])
 def test_what_has_another_form_stays_as_it_is(model: onnx.ModelProto) -> None:
     before = model.SerializeToString()
-    make_floats(model.graph)
+    assert make_floats(model.graph) == {"MatMulInteger", "DynamicQuantizeLinear"}
     assert model.SerializeToString() == before
+
+
+def test_a_model_that_stays_quantised_runs_in_no_batches(tmp_path: Path) -> None:
+    path = tmp_path / "quantised.onnx"
+    path.write_bytes(product(scale=[0.5] * 7).SerializeToString())
+    with pytest.raises(ModelError, match="cannot run in batches, for it quantises them"):
+        open_session(path, Execution(batch=2))
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])

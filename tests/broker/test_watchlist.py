@@ -1,0 +1,46 @@
+"""The watch list is followed also behind whatever ends its consumer."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from pipeline.scoring.voiceprint import EMPTY, encode
+from pipeline.settings import Settings
+from pipeline.watchlist import WatchlistFollower
+from schemas.stream import WatchlistEntry
+from tests.system import PATIENCE_S, System, open_system
+
+pytestmark = pytest.mark.broker
+
+
+def enrol(system: System, subject: str) -> None:
+    system.produce("watchlist", subject.encode(), msgspec.json.encode(WatchlistEntry(encode(EMPTY))))
+
+
+async def wait_for(follower: WatchlistFollower, subjects: set[str]) -> None:
+    give_up_s = time.monotonic() + PATIENCE_S
+    while set(follower.entries) != subjects and time.monotonic() < give_up_s:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.05)
+    assert set(follower.entries) == subjects
+
+
+async def test_a_fetcher_that_has_ended_is_replaced(broker_bootstrap: str, topic_prefix: str, tmp_path: Path) -> None:
+    """aiokafka would give nothing and say nothing, for ever."""
+    settings = Settings(broker=broker_bootstrap, topic_prefix=topic_prefix, partitions=1)
+    with open_system(settings, tmp_path) as system:
+        follower = WatchlistFollower(settings)
+        enrol(system, "anna")
+        await follower.start()
+        try:
+            assert set(follower.entries) == {"anna"}
+            cast(Any, follower._consumer)._fetcher._fetch_task.cancel()
+            enrol(system, "bert")
+            await wait_for(follower, {"anna", "bert"})
+            system.produce("watchlist", b"anna", None)
+            await wait_for(follower, {"bert"})
+        finally:
+            await follower.stop()
