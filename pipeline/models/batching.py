@@ -12,14 +12,15 @@ import numpy.typing as npt
 logger = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
-Run = Callable[[FloatArray], FloatArray]
+Run = Callable[..., FloatArray]
 
 
 class _Asked:
     """What one thread asks for; `output` stays None where the run with the others failed."""
 
-    def __init__(self, features: FloatArray) -> None:
-        self.features = features
+    def __init__(self, inputs: tuple[FloatArray, ...]) -> None:
+        self.inputs = inputs
+        self.shape = tuple(one.shape[1:] for one in inputs)
         self.output: FloatArray | None = None
         self.is_settled = threading.Event()
 
@@ -39,35 +40,35 @@ class Batcher:
     """
 
     def __init__(self, run: Run, most: int, wait_s: float) -> None:
-        """`run` takes (rows, ...) and gives (rows, ...), each row by itself; `most` are the askers of one run."""
+        """`run` takes arrays (rows, ...) and gives (rows, ...), each row by itself; `most` are the askers of one run."""
         self._run = run
         self._most = most
         self._wait_s = wait_s
-        self._open: dict[tuple[int, ...], _Group] = {}
+        self._open: dict[tuple[tuple[int, ...], ...], _Group] = {}
         self._lock = threading.Lock()
         self._has_failed = False  # said once
 
-    def run(self, features: FloatArray) -> FloatArray:
-        """(rows, ...) -> its rows of the output. Raises what `run` raises for these rows alone."""
-        asked = _Asked(features)
+    def run(self, *inputs: FloatArray) -> FloatArray:
+        """Arrays (rows, ...) -> their rows of the output. Raises what `run` raises for these rows alone."""
+        asked = _Asked(inputs)
         group = self._join(asked)
         if group.asked[0] is asked:
-            self._lead(group, features.shape[1:])
+            self._lead(group)
         asked.is_settled.wait()
         # What failed may be another's fault, or that they were too many.
-        return self._run(features) if asked.output is None else asked.output
+        return self._run(*inputs) if asked.output is None else asked.output
 
     def _join(self, asked: _Asked) -> _Group:
-        shape = asked.features.shape[1:]
         with self._lock:
-            group = self._open.setdefault(shape, _Group())
+            group = self._open.setdefault(asked.shape, _Group())
             group.asked.append(asked)
             if len(group.asked) == self._most:
-                del self._open[shape]
+                del self._open[asked.shape]
                 group.is_full.set()
         return group
 
-    def _lead(self, group: _Group, shape: tuple[int, ...]) -> None:
+    def _lead(self, group: _Group) -> None:
+        shape = group.asked[0].shape
         group.is_full.wait(self._wait_s)
         with self._lock:
             if self._open.get(shape) is group:
@@ -83,10 +84,10 @@ class Batcher:
                 one.is_settled.set()
 
     def _run_together(self, asked: list[_Asked]) -> None:
-        features = np.concatenate([one.features for one in asked])
-        outputs, first = self._run(features), 0
-        if len(outputs) != len(features):
-            raise ValueError(f"{len(outputs)} rows came of {len(features)}")
+        inputs = [np.concatenate(arrays) for arrays in zip(*(one.inputs for one in asked), strict=True)]
+        outputs, first = self._run(*inputs), 0
+        if len(outputs) != len(inputs[0]):
+            raise ValueError(f"{len(outputs)} rows came of {len(inputs[0])}")
         for one in asked:
-            one.output = outputs[first : first + len(one.features)]
-            first += len(one.features)
+            behind = first + len(one.inputs[0])
+            one.output, first = outputs[first:behind], behind

@@ -36,7 +36,7 @@ class VoiceEncoder:
         execution: Execution = ALONE,
     ) -> None:
         """Open the converted model. Audio is brought to `level_dbfs` (None leaves its level). Raises ModelError."""
-        self._session = Session(path, input_name, output_name, execution)
+        self._session = Session(path, [input_name], output_name, execution)
         self._bins = bins
         self._level_dbfs = level_dbfs
 

@@ -46,8 +46,9 @@ class LanguageIdentifier:
         execution: Execution = ALONE,
     ) -> None:
         """Open the converted models, with the names of each one's input and output. Raises ModelError."""
-        self._encoder = Session(encoder_path, *encoder_names, execution)
-        self._decoder = Session(decoder_path, *decoder_names, execution.alone())  # it makes one step, of one utterance
+        self._encoder = Session(encoder_path, encoder_names[:1], encoder_names[1], execution)
+        # it makes one step, of one utterance
+        self._decoder = Session(decoder_path, decoder_names[:1], decoder_names[1], execution.alone())
         self._execution = execution
         self._bins = bins
 

@@ -6,19 +6,21 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.models import convert_campplus
 from pipeline.models.errors import ModelError
 from pipeline.models.execution import ALONE, Execution
 from pipeline.models.gender_encoder import VoiceEncoder
 from pipeline.models.language import LanguageIdentifier
-from pipeline.models.manifest import Manifest, Model, Role, load_manifest
+from pipeline.models.manifest import Conversion, Manifest, Model, Role, load_manifest
 from pipeline.models.speaker import SpeakerEncoder
 from pipeline.models.store import ModelState, model_paths, state_of
 
 
 def open_speaker(model: Model, paths: Sequence[Path], execution: Execution = ALONE) -> SpeakerEncoder:
-    """The speaker model from its file. Raises ModelError."""
+    """The speaker model from its file; one that is not CAM++ makes no batches. Raises ModelError."""
     (file,) = model.files
-    return SpeakerEncoder(paths[0], model.features, file.inputs[0], file.outputs[0], execution)
+    add_lengths = convert_campplus.add_lengths if file.conversion is Conversion.CAMPPLUS else None
+    return SpeakerEncoder(paths[0], model.features, file.inputs[0], file.outputs[0], execution, add_lengths)
 
 
 def open_voice(model: Model, paths: Sequence[Path], execution: Execution = ALONE) -> VoiceEncoder:

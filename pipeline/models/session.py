@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from pipeline.models.execution import ALONE, Execution, Provider
 from pipeline.models.float_weights import make_floats
 
 FloatArray = npt.NDArray[np.float32]
+Rewrite = Callable[[onnx.ModelProto], onnx.ModelProto]
 
 
 _CUDA_NEEDS = "it needs NVIDIA's driver, CUDA and cuDNN"
@@ -33,8 +34,8 @@ def _providers(provider: Provider) -> list[str]:
     return list(dict.fromkeys([_NAMES[provider], _NAMES[Provider.CPU]]))
 
 
-def open_session(path: Path | str, execution: Execution = ALONE) -> InferenceSession:
-    """Open a model with one thread and without the arena.
+def open_session(path: Path | str, execution: Execution = ALONE, rewrite: Rewrite | None = None) -> InferenceSession:
+    """Open a model, as it is or rewritten, with one thread and without the arena.
 
     Raises ModelError when the file is missing or no model, and when the provider is not there.
     """
@@ -51,8 +52,7 @@ def open_session(path: Path | str, execution: Execution = ALONE) -> InferenceSes
         # else products of unsigned and signed bytes are cut off at 16 bits where there are no instructions for them
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        model = _with_floats(path, execution) if execution.needs_floats else str(path)
-        session = InferenceSession(model, options, providers=providers)
+        session = InferenceSession(_model(path, execution, rewrite), options, providers=providers)
     except ModelError:
         raise
     except Exception as error:  # noqa: BLE001 (onnxruntime's exceptions have no base class of their own)
@@ -63,10 +63,14 @@ def open_session(path: Path | str, execution: Execution = ALONE) -> InferenceSes
     return session
 
 
-def _with_floats(path: Path | str, execution: Execution) -> bytes:
+def _model(path: Path | str, execution: Execution, rewrite: Rewrite | None) -> str | bytes:
+    """The file as it is, or what is to run in its place."""
+    if rewrite is None and not execution.needs_floats:
+        return str(path)
     model = onnx.load(str(path))
-    left = make_floats(model.graph)
-    if left and execution.is_batched:
+    if rewrite is not None:
+        model = rewrite(model)
+    if execution.needs_floats and (left := make_floats(model.graph)) and execution.is_batched:
         operators = ", ".join(sorted(left))
         raise ModelError(f"model file {path} cannot run in batches, for it quantises them ({operators}); take another one")
     return bytes(model.SerializeToString())
@@ -83,24 +87,34 @@ def multiplies_signed_bytes() -> bool:
 
 
 class Session:
-    """A model of one input and one output. Thread-safe, as onnxruntime's sessions are.
+    """A model of one output. Thread-safe, as onnxruntime's sessions are.
 
     The arena would keep memory for every length of audio that it has met, and parallelism is had across utterances.
     """
 
-    def __init__(self, path: Path | str, input_name: str, output_name: str, execution: Execution = ALONE) -> None:
-        """Open the model. Raises ModelError when the file is missing, is no model, or has other inputs or outputs."""
-        self._session = open_session(path, execution)
-        self._input = _named(input_name, self._session.get_inputs(), path)
-        self._output = _named(output_name, self._session.get_outputs(), path)
+    def __init__(
+        self,
+        path: Path | str,
+        inputs: Sequence[str],
+        output: str,
+        execution: Execution = ALONE,
+        rewrite: Rewrite | None = None,
+    ) -> None:
+        """Open a model, as it is or rewritten; the names are those of what `run` takes and gives.
+
+        Raises ModelError when the file is missing, is no model, or has other inputs or outputs.
+        """
+        self._session = open_session(path, execution, rewrite)
+        self._inputs = [_named(name, self._session.get_inputs(), path) for name in inputs]
+        self._output = _named(output, self._session.get_outputs(), path)
         self._batcher = Batcher(self._run, execution.batch, execution.wait_s) if execution.is_batched else None
 
-    def run(self, features: FloatArray) -> FloatArray:
-        """(rows, ...) -> the model's output, a row for each; with what other threads ask for in a batch, if it makes such."""
-        return self._run(features) if self._batcher is None else self._batcher.run(features)
+    def run(self, *inputs: FloatArray) -> FloatArray:
+        """Arrays (rows, ...) -> the model's output, a row for each; with what other threads ask for, if it makes batches."""
+        return self._run(*inputs) if self._batcher is None else self._batcher.run(*inputs)
 
-    def _run(self, features: FloatArray) -> FloatArray:
-        outputs = self._session.run([self._output], {self._input: features})
+    def _run(self, *inputs: FloatArray) -> FloatArray:
+        outputs = self._session.run([self._output], dict(zip(self._inputs, inputs, strict=True)))
         return cast(FloatArray, outputs[0])
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pipeline.models.execution import ALONE, Execution
 from pipeline.models.features import KaldiFbank
 from pipeline.models.manifest import FeatureKind, Features
-from pipeline.models.session import Session
+from pipeline.models.session import Rewrite, Session
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -29,10 +29,13 @@ class SpeakerEncoder:
         input_name: str = "features",
         output_name: str = "embedding",
         execution: Execution = ALONE,
+        add_lengths: Rewrite | None = None,
     ) -> None:
-        """Open the converted model. Raises ModelError."""
-        self._session = Session(path, input_name, output_name, execution)
-        self._execution = execution
+        """Open the converted model. It makes batches only with an input `lengths` added to it. Raises ModelError."""
+        self._takes_lengths = execution.is_batched and add_lengths is not None
+        self._execution = execution if self._takes_lengths else execution.alone()
+        inputs = (input_name, "lengths") if self._takes_lengths else (input_name,)
+        self._session = Session(path, inputs, output_name, self._execution, add_lengths if self._takes_lengths else None)
         self._features = features
         self._fbank = KaldiFbank(
             features.bins, features.window, features.frame_length_ms, features.frame_shift_ms, features.sample_rate_hz
@@ -43,18 +46,24 @@ class SpeakerEncoder:
     def embed(self, samples: FloatArray) -> FloatArray:
         """float32 (n,) in [-1, 1] at 16 kHz, n >= 1 -> float32 (192,), not of unit length.
 
-        It is the output of the last batch normalisation. Less than 115 ms is repeated up to that length, and in batches
-        any utterance up to one of few lengths. Raises ValueError when there are no samples.
+        It is the output of the last batch normalisation. Less than 115 ms is repeated up to that length. Raises ValueError when
+        there are no samples.
         """
         fbank = self._fbank(self._long_enough(samples) * np.float32(self._features.sample_scale))
         if self._features.mean_subtracted:
             fbank = fbank - fbank.mean(axis=0)
-        embedding: FloatArray = self._session.run(fbank[np.newaxis])[0]
+        embedding: FloatArray = self._session.run(*self._rows(fbank))[0]
         return embedding
+
+    def _rows(self, fbank: FloatArray) -> tuple[FloatArray, ...]:
+        """One row of a batch: made as long as others of about its length, with what counts of it."""
+        if not self._takes_lengths:
+            return (fbank[np.newaxis],)
+        behind = self._execution.length(len(fbank)) - len(fbank)
+        return np.pad(fbank, ((0, behind), (0, 0)))[np.newaxis], np.array([len(fbank)], np.float32)
 
     def _long_enough(self, samples: FloatArray) -> FloatArray:
         if samples.ndim != 1 or not samples.size:
             raise ValueError(f"samples of shape {samples.shape} where (n,) with n >= 1 is needed")
         # repeated rather than padded with zeros: the mean over time is subtracted, and silence would dominate it
-        length = self._execution.length(max(samples.size, self._min_samples))
-        return samples if samples.size == length else np.resize(samples, length)
+        return samples if samples.size >= self._min_samples else np.resize(samples, self._min_samples)

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.models.batching import Batcher
+from pipeline.models.convert_campplus import add_lengths
 from pipeline.models.execution import Execution
 from pipeline.models.models import ModelSet
+from pipeline.models.session import Session
 from pipeline.models.verification import reference_signal
 
 FloatArray = npt.NDArray[np.float32]
@@ -134,3 +136,27 @@ def test_company_changes_nothing(batched: ModelSet, cache_dir: Path, role: str) 
         together = list(pool.map(lambda piece: of(batched, piece), pieces))
     for piece, output in zip(pieces, together, strict=True):
         np.testing.assert_array_equal(output, of(lonely, piece))
+
+
+@pytest.mark.parametrize("count", [1, 2000, 20_300, 65_000])
+def test_what_fills_up_a_batch_is_not_heard(cache_dir: Path, models: ModelSet, count: int) -> None:
+    voice = np.roll(reference_signal(), 5000)[:count]
+    batched = ModelSet.load(cache_dir, "tiny", execution=Execution(batch=4)).speaker.embed(voice)
+    np.testing.assert_allclose(batched, models.speaker.embed(voice), rtol=0, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=20)
+@given(lengths=st.lists(st.integers(10, 230), min_size=1, max_size=4), more=st.integers(0, 60), seed=st.integers(0, 2**32 - 1))
+def test_lengths_say_what_counts(graphs: tuple[Session, Session], lengths: list[int], more: int, seed: int) -> None:
+    plain, with_lengths = graphs
+    rows = np.random.default_rng(seed).standard_normal((len(lengths), max(lengths) + more, 80)).astype(np.float32)
+    found = with_lengths.run(rows, np.array(lengths, np.float32))
+    for row, length, one in zip(rows, lengths, found, strict=True):
+        np.testing.assert_allclose(one, plain.run(row[np.newaxis, :length])[0], rtol=0, atol=2e-4)
+
+
+@pytest.fixture(scope="module")
+def graphs(cache_dir: Path, models: ModelSet) -> tuple[Session, Session]:
+    """CAM++ as it is, and with lengths."""
+    path = cache_dir / "models" / "campplus.onnx"
+    return Session(path, ["features"], "embedding"), Session(path, ["features", "lengths"], "embedding", rewrite=add_lengths)

@@ -110,16 +110,16 @@ def test_windows_cover_the_utterance_but_for_a_short_tail(count: int) -> None:
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is missing") as missing:
-        Session(tmp_path / "none.onnx", "a", "b")
+        Session(tmp_path / "none.onnx", ["a"], "b")
     (tmp_path / "broken.onnx").write_bytes(b"not a graph")
     with pytest.raises(ModelError, match="cannot be opened") as broken:
-        Session(tmp_path / "broken.onnx", "a", "b")
+        Session(tmp_path / "broken.onnx", ["a"], "b")
     assert all("\n" not in str(error.value) for error in (missing, broken))
 
 
 def test_wrong_names_say_which_there_are(models: ModelSet, cache_dir: Path) -> None:
     with pytest.raises(ModelError, match="has no 'fbank' but features"):
-        Session(cache_dir / "models" / "campplus.onnx", "fbank", "embedding")
+        Session(cache_dir / "models" / "campplus.onnx", ["fbank"], "embedding")
 
 
 def test_a_provider_that_is_not_there_is_said(cache_dir: Path) -> None:
