@@ -37,7 +37,7 @@ from tests.faults.uploads import (
     start,
     wait_final,
 )
-from tests.system import PATIENCE_S, Process, System, open_system, wait_url
+from tests.system import PATIENCE_S, Process, System, open_system, wait_ready, wait_url
 
 pytestmark = pytest.mark.broker
 
@@ -117,7 +117,9 @@ def _dies_in_post(system: System, doom: str, upload: Upload, **environment: str)
     """A service that is killed in the middle of a POST: nobody is answered."""
     command = [DOOMED[0], "-m", "tests.faults.doomed_query"]
     query = system.start("query", "--port", "0", command=command, **(GRACE | environment), CALLSTREAM_DOOM=doom)
-    with httpx.Client(base_url=wait_url(query), timeout=60) as client, pytest.raises(httpx.TransportError):
+    url = wait_url(query)
+    wait_ready(int(url.rpartition(":")[2]), True)  # what comes before that is not swept: the view may not know of it
+    with httpx.Client(base_url=url, timeout=60) as client, pytest.raises(httpx.TransportError):
         upload.send(client)
     assert query.wait(PATIENCE_S) == -signal.SIGKILL
 
