@@ -87,7 +87,8 @@ class StageRunner:
             if key in self._clean:
                 self.breaker.good()
         except NotProcessedError as error:
-            logger.warning("stage %s leaves %s and what follows it to a successor: %s", self.stage.name, record.source, error)
+            words = "stage %s leaves %s (key %r) and what follows it to a successor: %s"
+            logger.warning(words, self.stage.name, record.source, shown_key(record.key), error)
             self._left.add(key)
             if isinstance(error, ExhaustedError):
                 raise

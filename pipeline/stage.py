@@ -18,6 +18,8 @@ from schemas.errors import DeadLetterType
 
 logger = logging.getLogger(__name__)
 
+_LIMITS = "ulimit -u and -n, pids of a container"
+
 
 class NotProcessedError(Exception):
     """A record failed because the process ends: nothing of it counts, and nothing behind it in its call may."""
@@ -84,7 +86,8 @@ async def process_record(
         if is_ending():  # not the record's fault: it is unacknowledged, and comes again
             raise NotProcessedError(describe_error(error)) from error
         if _is_exhaustion(error):
-            raise ExhaustedError(describe_error(error)) from error
+            message = f"{describe_error(error)}; the process ends: start it again, and raise its limits ({_LIMITS})"
+            raise ExhaustedError(message) from error
         logger.exception("stage %s cannot process %s (key %r)", stage.name, record.source, shown_key(record.key))
         await frame.bury(record, DeadLetterType.INTERNAL, describe_error(error))
         await _fail(stage, record, describe_error(error))

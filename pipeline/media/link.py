@@ -227,7 +227,7 @@ class ChildLink:
                 raise MediaError(_HOPELESS)
             raise DecoderError(f"the decoder was ended by signal {number}")
         if os.WEXITSTATUS(ending.status) == wire.EXIT_UNCONFINED and not self._has_begun:
-            raise PermissionError("the decoder could not be confined")  # on this machine, whatever the file
+            raise PermissionError("the decoder could not be confined: is prctl or setrlimit forbidden on this machine?")
         if ending.status:
             raise MediaError(_HOPELESS)
 

@@ -78,7 +78,8 @@ class Batcher:
         except Exception as error:  # noqa: BLE001 (each of them tries alone, and raises its own)
             if not self._has_failed:
                 self._has_failed = True
-                logger.warning("%d utterances cannot share a run of a model, so each has its own: %s", len(group.asked), error)
+                words = "%d utterances cannot share a run of a model, so each has its own; lower CALLSTREAM_INFERENCE_BATCH: %s"
+                logger.warning(words, len(group.asked), error)
         finally:
             for one in group.asked:
                 one.is_settled.set()

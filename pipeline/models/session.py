@@ -72,7 +72,9 @@ def _model(path: Path | str, execution: Execution, rewrite: Rewrite | None) -> s
         model = rewrite(model)
     if execution.needs_floats and (left := make_floats(model.graph)) and execution.is_batched:
         operators = ", ".join(sorted(left))
-        raise ModelError(f"model file {path} cannot run in batches, for it quantises them ({operators}); take another one")
+        raise ModelError(
+            f"model file {path} cannot run in batches, for it quantises them ({operators}); set CALLSTREAM_INFERENCE_BATCH=1"
+        )
     return bytes(model.SerializeToString())
 
 

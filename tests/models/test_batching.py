@@ -3,6 +3,7 @@
 import concurrent.futures
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -100,7 +101,10 @@ def test_a_model_that_gives_other_rows_than_it_got_is_no_batch(caplog: pytest.Lo
         batcher = Batcher(first_row, THREADS, LONG_S)
         for features, output in zip(inputs, all_at_once(batcher, inputs), strict=True):
             np.testing.assert_array_equal(np.asarray(output), features * 2)
-    assert "8 utterances cannot share a run of a model, so each has its own: 1 rows came of 8" in caplog.text
+    assert (
+        "8 utterances cannot share a run of a model, so each has its own; lower CALLSTREAM_INFERENCE_BATCH: 1 rows came of 8"
+        in caplog.text
+    )
 
 
 @given(count=st.integers(1, 10**7))
@@ -121,8 +125,15 @@ def batched(cache_dir: Path) -> ModelSet:
 
 
 @pytest.mark.parametrize("role", ["speaker", "voice", "language"])
-def test_company_changes_nothing(batched: ModelSet, cache_dir: Path, role: str) -> None:
+def test_company_changes_nothing(batched: ModelSet, cache_dir: Path, monkeypatch: pytest.MonkeyPatch, role: str) -> None:
     """Four voices of about one length in one run give what each gives when it finds nobody, to the last bit."""
+    sizes, run_together = [], Batcher._run_together
+
+    def noted(batcher: Batcher, asked: list[Any]) -> None:
+        sizes.append(len(asked))
+        run_together(batcher, asked)
+
+    monkeypatch.setattr(Batcher, "_run_together", noted)
     lonely = ModelSet.load(cache_dir, "tiny", execution=Execution(batch=4))
     signal = reference_signal()
     pieces = [np.roll(signal, 4000 * number)[: 20_300 + number] * np.float32(0.1 + 0.3 * number) for number in range(4)]
@@ -134,6 +145,7 @@ def test_company_changes_nothing(batched: ModelSet, cache_dir: Path, role: str) 
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda piece: of(batched, piece), pieces))
+    assert sizes == [4]
     for piece, output in zip(pieces, together, strict=True):
         np.testing.assert_array_equal(output, of(lonely, piece))
 
