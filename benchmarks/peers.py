@@ -28,8 +28,8 @@ from pipeline.audio.resampling import to_wide
 from pipeline.models.features import KaldiFbank
 from pipeline.models.manifest import Role, load_manifest
 from pipeline.models.store import model_paths
-from pipeline.scoring.calibration import built_in_comparison, shortness, side
-from pipeline.scoring.llr_matrix import comparison_llr, matrix_llr
+from pipeline.scoring.calibration import built_in_comparison, side
+from pipeline.scoring.llr_matrix import comparison_llr, matrix_llr, rows_of
 from pipeline.scoring.voiceprint import decode
 from pipeline.settings import Settings, load
 
@@ -142,11 +142,11 @@ def comparison(count_a: int, count_b: int) -> Iterator[Row]:
     a, b = ([decode(one) for one in voiceprints(count, seed)] for count, seed in ((count_a, 1), (count_b, 2)))
     matrix_a, matrix_b = (np.stack([one.embedding for one in part]) for part in (a, b))
     backend = built_in_comparison()
-    columns, short = side(b, backend), shortness(a).astype(np.float32)
+    rows, columns = rows_of(a), side(b, backend)
     peer_s = least_s(lambda: matrix_a @ matrix_b.T)
     scores, unit = count_a * count_b / 1e6, "million scores per s"
     for what, work in (
-        ("core", lambda: matrix_llr(matrix_a, short, columns, backend)),
+        ("core", lambda: matrix_llr(rows, columns, backend)),
         ("from lists of voiceprints", lambda: comparison_llr(a, b)),
     ):
         yield Row(f"comparison, {count_a:,} x {count_b:,}, {what}", "numpy's product", least_s(work), peer_s, scores, unit)

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
+from onnxruntime.capi.onnxruntime_pybind11_state import SessionOptions
 
 OPSET = 17
 IR_VERSION = 9  # of opset 17's time, so that older runtimes load it
@@ -82,6 +84,15 @@ class GraphBuilder:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
         onnx.checker.check_model(model)
         return model
+
+
+def open_graph(model: onnx.ModelProto) -> InferenceSession:
+    """The graph on the CPU, with one thread and without an arena, which would keep memory for every shape that it has met."""
+    options = SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False
+    return InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:

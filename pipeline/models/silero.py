@@ -16,11 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
-from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
-from onnxruntime.capi.onnxruntime_pybind11_state import SessionOptions
 
 from pipeline.models.errors import ModelError
-from pipeline.models.graph import GraphBuilder
+from pipeline.models.graph import GraphBuilder, open_graph
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -49,7 +47,10 @@ class SileroVad:
         """Load `silero_vad.onnx`. Raises ModelError when it cannot be read or is another model."""
         try:
             branches = _branches(onnx.load(str(path)))
-            self._sessions = {256: _session(branches["else_branch"], 256), 512: _session(branches["then_branch"], 512)}
+            self._sessions = {
+                window: open_graph(_sequence_model(branches[branch], window))
+                for window, branch in ((256, "else_branch"), (512, "then_branch"))
+            }
         except Exception as error:  # protobuf, missing weights, onnxruntime: all mean the same
             raise ModelError(f"cannot use {path} as silero VAD model ({error}); fetch the models again") from error
 
@@ -177,12 +178,3 @@ def _sequence_model(weights: dict[str, Float32Array], window: int) -> onnx.Model
     lstm: list[int | str] = [1, 1, HIDDEN]
     inputs: dict[str, list[int | str]] = {"input": ["n", window + _CONTEXT_SAMPLES[window]], "h": lstm, "c": lstm}
     return graph.model(inputs, {"output": ["n"], "hidden": ["n", HIDDEN], "cn": lstm})
-
-
-def _session(weights: dict[str, Float32Array], window: int) -> InferenceSession:
-    options = SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False
-    model = _sequence_model(weights, window).SerializeToString()
-    return InferenceSession(model, options, providers=["CPUExecutionProvider"])

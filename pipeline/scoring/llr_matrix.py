@@ -8,15 +8,27 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.models.products import product
 from pipeline.scoring.calibration import BandMeans, ComparisonBackend, Side, built_in_comparison, shortness, side
-from pipeline.scoring.voiceprint import SPEAKER_DIMENSION, Voiceprint
+from pipeline.scoring.voiceprint import DIMENSION, SPEAKER_DIMENSION, VOICE_DIMENSION, Voiceprint
 
 Float32 = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
-_BLOCK: Final = 1 << 18  # scores at once, so that they are still in the processor's cache when they are touched again
-_MAX_BLOCK_ROWS: Final = 1024  # so are their voiceprints
-_MEANS: Final = 2  # of wide band and of telephones
+_BLOCK: Final = 1 << 19  # scores at once, so that they are still in the processor's cache when they are touched again
+_READ_ROWS: Final = 256  # voiceprints put into matrices at once, for the same reason
+
+
+class Rows(NamedTuple):
+    """Voiceprints of the longer list as they are: embeddings (n, 192) and (n, 256) without gaps in memory, shortness (n,)."""
+
+    speaker: Float32
+    voice: Float32
+    short: Float32
+
+    def part(self, which: slice) -> Rows:
+        """Some of them."""
+        return Rows(self.speaker[which], self.voice[which], self.short[which])
 
 
 def comparison_llr(a: Sequence[Voiceprint], b: Sequence[Voiceprint], backend: ComparisonBackend | None = None) -> Float32:
@@ -30,46 +42,46 @@ def comparison_llr(a: Sequence[Voiceprint], b: Sequence[Voiceprint], backend: Co
     return _long_by_short(b, side(a, backend), backend)
 
 
-def _long_by_short(rows: Sequence[Voiceprint], columns: Side, backend: ComparisonBackend) -> Float32:
-    matrix = np.concatenate([one.embedding for one in rows]).reshape(len(rows), -1)
-    short = shortness(rows).astype(np.float32)
-    llr = matrix_llr(matrix, short, columns, backend)
-    llr[[one.speech_s <= 0 for one in rows]] = 0.0
+def _long_by_short(voiceprints: Sequence[Voiceprint], columns: Side, backend: ComparisonBackend) -> Float32:
+    llr = matrix_llr(rows_of(voiceprints), columns, backend)
+    llr[[one.speech_s <= 0 for one in voiceprints]] = 0.0
     return llr
 
 
-def matrix_llr(matrix: Float32, short: Float32, columns: Side, backend: ComparisonBackend) -> Float32:
-    """Rows (n, 448) with their shortness (n,) against columns: float32 (n, m), little more than one matrix product.
+def rows_of(voiceprints: Sequence[Voiceprint]) -> Rows:
+    """What of the voiceprints is scored."""
+    speaker = np.empty((len(voiceprints), SPEAKER_DIMENSION), np.float32)
+    voice = np.empty((len(voiceprints), VOICE_DIMENSION), np.float32)
+    for begin in range(0, len(voiceprints), _READ_ROWS):  # a second copy of a part, not of all of them
+        part = slice(begin, begin + _READ_ROWS)
+        embeddings = np.concatenate([one.embedding for one in voiceprints[part]]).reshape(-1, DIMENSION)
+        speaker[part], voice[part] = np.hsplit(embeddings, [SPEAKER_DIMENSION])
+    return Rows(speaker, voice, shortness(voiceprints).astype(np.float32))
+
+
+def matrix_llr(rows: Rows, columns: Side, backend: ComparisonBackend) -> Float32:
+    """Rows (n) against columns (m): float32 (n, m), little more than the products of their embeddings.
 
     The bands' means are subtracted from the products and not from the rows, which would take longer when there are few columns:
     of a row x of unit length with mean m, (x - m)·y = x·y - m·y, and |x - m|² = 1 - 2 x·m + |m|².
     """
-    scorer, count = _Scorer(columns, backend), len(columns.short)
-    step = max(1, min(_MAX_BLOCK_ROWS, _BLOCK // max(1, count), len(matrix)))
-    llr = np.empty((len(matrix), count), np.float32)
-    room = _Room(*(np.empty((step, count + more), np.float32) for more in (_MEANS + 1, _MEANS, 0)))
-    for begin in range(0, len(matrix), step):
+    scorer, shape = _Scorer(columns, backend), (len(rows.short), len(columns.short))
+    step = max(1, _BLOCK // max(1, shape[1]))
+    llr, room = np.empty(shape, np.float32), np.empty((min(step, shape[0]), shape[1]), np.float32)
+    for begin in range(0, len(llr), step):
         part = slice(begin, begin + step)
-        size = len(matrix[part])
-        scorer.score(matrix[part], short[part], llr[part], _Room(*(one[:size] for one in room)))
+        scorer.score(rows.part(part), llr[part], room[: len(llr[part])])
     llr[:, columns.silent] = 0.0
     return llr
-
-
-class _Room(NamedTuple):
-    """Memory for one block, used again: products (n, m + 3) and (n, m + 2), and (n, m)."""
-
-    speaker: Float32
-    voice: Float32
-    factors: Float32
 
 
 class _Embedding(NamedTuple):
     """One embedding of the short list, with what subtracting a mean from the long list's takes.
 
-    `columns` (m + 2, d) are of unit length and without means, behind them the means of both bands; `of_means` (2, m) and
-    `squares` (2, 2) are products of the means with the columns and with each other. A cosine is multiplied by `weight`, and by
-    `on_short` times the sum of both shortnesses, those of columns being in `by_short` (2, m).
+    `columns` (d, m + k) are of unit length and without means, behind them the means of both bands, and what else rows are
+    multiplied with; `of_means` (2, m) and `squares` (2, 2) are products of the means with the columns and with each other. A
+    cosine is multiplied by `weight`, and by `on_short` times the sum of both shortnesses, those of columns being in `by_short`
+    (2, m).
     """
 
     columns: Float32
@@ -80,10 +92,12 @@ class _Embedding(NamedTuple):
     by_short: Float32
 
 
-def _embedding(columns: Float32, short: Float32, means: BandMeans[list[float]], weight: float, on_short: float) -> _Embedding:
+def _embedding(
+    columns: Float32, short: Float32, means: BandMeans[list[float]], weight: float, on_short: float, *behind: list[float]
+) -> _Embedding:
     both = np.array([means.wide, means.telephone], np.float32)
     by_short = np.stack([np.ones_like(short), np.float32(on_short) * short])
-    parts = np.concatenate([columns, both]), both @ columns.T, both @ both.T
+    parts = np.column_stack([columns.T, both.T, *np.array(behind, np.float32)]), both @ columns.T, both @ both.T
     return _Embedding(*parts, np.float32(weight), np.float32(on_short), by_short)
 
 
@@ -92,39 +106,42 @@ class _Scorer:
 
     def __init__(self, columns: Side, backend: ComparisonBackend) -> None:
         speaker, voice, on_short, speaker_short, voice_short, on_narrow, on_both = backend.weights
-        self._speaker = _embedding(columns.speaker, columns.short, backend.speaker_means, speaker, speaker_short)
+        probe = backend.narrow_direction
+        self._speaker = _embedding(columns.speaker, columns.short, backend.speaker_means, speaker, speaker_short, probe)
         self._voice = _embedding(columns.voice, columns.short, backend.voice_means, voice, voice_short)
-        direction = np.array([backend.narrow_direction], np.float32)
-        self._probed = np.concatenate([self._speaker.columns, direction])
         self._narrow_bias = np.float32(backend.narrow_bias)
         self._on_short, self._on_narrow, self._on_both = (np.float32(one) for one in (on_short, on_narrow, on_both))
         of_column = self._on_short * columns.short + self._on_narrow * columns.narrow + np.float32(backend.bias)
         rest = np.stack([np.ones_like(of_column), of_column, columns.narrow])
         self._beside = np.concatenate([_beside_columns(self._speaker), _beside_columns(self._voice), rest])
 
-    def score(self, matrix: Float32, short: Float32, llr: Float32, room: _Room) -> None:
-        """Into `llr` (n, m); what is in the room is overwritten."""
-        np.dot(matrix[:, :SPEAKER_DIMENSION], self._probed.T, out=room.speaker)
-        np.dot(matrix[:, SPEAKER_DIMENSION:], self._voice.columns.T, out=room.voice)
-        narrow = (1 / (1 + np.exp(-(room.speaker[:, -1] + self._narrow_bias)))).astype(np.float32)
+    def score(self, rows: Rows, llr: Float32, room: Float32) -> None:
+        """Into `llr` (n, m); `room` is memory of the same shape."""
+        speakers, voices = product(rows.speaker, self._speaker.columns), product(rows.voice, self._voice.columns)
+        count = llr.shape[1]
+        *of_speakers, odds = speakers[:, count:].T.copy()  # each without gaps: all of them are read several times
+        of_voices = voices[:, count:].T.copy()
+        narrow = (1 / (1 + np.exp(-(odds + self._narrow_bias)))).astype(np.float32)
         share = np.stack([1 - narrow, narrow])
-        speaker = _factors(self._speaker, room.speaker, share, short)
-        voice = _factors(self._voice, room.voice, share, short)
-        of_row = np.stack([self._on_short * short + self._on_narrow * narrow, np.ones_like(short), self._on_both * narrow])
+        speaker = _factors(self._speaker, np.stack(of_speakers), share, rows.short)
+        voice = _factors(self._voice, of_voices, share, rows.short)
+        alone = self._on_short * rows.short + self._on_narrow * narrow
+        of_row = np.stack([alone, np.ones_like(narrow), self._on_both * narrow])
         # all that is no cosine in one product: what the means take off, and what does not depend on how alike they are
         beside = np.concatenate([_beside_rows(speaker, share), _beside_rows(voice, share), of_row])
         np.dot(beside.T, self._beside, out=llr)
-        for one, factors, products in ((self._speaker, speaker, room.speaker), (self._voice, voice, room.voice)):
-            weights = np.dot(factors.T, one.by_short, out=room.factors)
-            weights *= products[:, : llr.shape[1]]
+        for one, factors, products in ((self._speaker, speaker, speakers), (self._voice, voice, voices)):
+            weights = np.dot(factors.T, one.by_short, out=room)
+            weights *= products[:, :count]
             llr += weights
-        llr[_zeros(matrix[:, :SPEAKER_DIMENSION], room.speaker) | _zeros(matrix[:, SPEAKER_DIMENSION:], room.voice)] = 0.0
+        llr[_zeros(rows.speaker, of_speakers) | _zeros(rows.voice, of_voices)] = 0.0
 
 
-def _factors(one: _Embedding, products: Float32, share: Float32, short: Float32) -> Float32:
-    """What the cosines of each row are multiplied with, (2, n): alone, and for each column's shortness."""
-    count = one.of_means.shape[1]
-    of_means = products[:, count : count + _MEANS].T
+def _factors(one: _Embedding, of_means: Float32, share: Float32, short: Float32) -> Float32:
+    """What the cosines of each row are multiplied with, (2, n): alone, and for each column's shortness.
+
+    `of_means` (2, n) are the products of the rows with the means.
+    """
     squares = 1 + (share * (one.squares @ share - 2 * of_means)).sum(axis=0)
     lengths = 1 / np.sqrt(np.maximum(squares, 1e-9))
     return np.stack([(one.weight + one.on_short * short) * lengths, lengths])
@@ -140,8 +157,8 @@ def _beside_columns(one: _Embedding) -> Float32:
     return np.concatenate([-one.by_short[0] * one.of_means, -one.by_short[1] * one.of_means])
 
 
-def _zeros(rows: Float32, products: Float32) -> Bools:
+def _zeros(rows: Float32, of_means: Sequence[Float32] | Float32) -> Bools:
     """Which rows hold nothing but zeros (n,); their products with the means say which to look at."""
-    found: Bools = (products[:, -1] == 0) & (products[:, -2] == 0)
+    found: Bools = (of_means[0] == 0) & (of_means[1] == 0)
     found[found] = np.logical_not(rows[found].any(axis=1))
     return found

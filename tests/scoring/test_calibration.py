@@ -90,7 +90,8 @@ def test_every_block_of_a_long_list_is_scored(monkeypatch: pytest.MonkeyPatch) -
     b = [one for number in range(7) for one in voices(1, 10 + number, 1.0 + number)]
     b[6] = EMPTY
     expected = [[comparison_llr([left], [right])[0, 0] for left in a] for right in b]
-    monkeypatch.setattr(llr_matrix, "_MAX_BLOCK_ROWS", 2)
+    monkeypatch.setattr(llr_matrix, "_BLOCK", 2 * len(a))
+    monkeypatch.setattr(llr_matrix, "_READ_ROWS", 2)
     np.testing.assert_allclose(comparison_llr(a, b), expected, rtol=0, atol=1e-4)
     assert not comparison_llr(a, b)[6].any()
 
