@@ -15,14 +15,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 import faust
-from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import aiokafka as aiokafka_driver
 from faust.types import TP
 from faust.types.tuples import Message
 from mode.types import ServiceT
 
-from pipeline.cancellation import stop_consumer, uncancelled
+from pipeline.cancellation import uncancelled
+from pipeline.consumer_thread import COMMIT_S, ConsumerThread
 from pipeline.delivery import describe_error
 from pipeline.log_order import LogOrder, Step
 from pipeline.membership import Lease, has_lost_partitions
@@ -35,31 +35,7 @@ _FETCH_S = 1.0
 _FETCH_EVERY_S = 0.02  # a fetch costs the same for one record as for all that came meanwhile
 _SEEK_AGAIN_S = 1.0
 _LOOK_AGAIN_S = 0.1  # while no partition is assigned
-_COMMIT_S = 30.0
 _ANSWER_S = 5.0  # for what is only to be said
-
-
-class _ConsumerThread(aiokafka_driver.AIOKafkaConsumerThread):
-    async def on_start(self) -> None:
-        await super().on_start()
-        coordinator = None if self._consumer is None else self._consumer._coordinator
-        if isinstance(coordinator, GroupCoordinator):
-            cast(StageApp, self.app).lease.follow(coordinator)
-
-    async def on_thread_stop(self) -> None:
-        # Not the driver's own, which calls `stop`: a CancelledError from there would end this thread without saying so, and
-        # Faust would wait for it for ever.
-        await super(aiokafka_driver.AIOKafkaConsumerThread, self).on_thread_stop()
-        if self._consumer is not None:
-            await stop_consumer(self._consumer)
-
-    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        # Of partitions that are gone meanwhile nothing can be committed, and aiokafka takes it ill to be asked for nothing.
-        mine = {place: offset for place, offset in offsets.items() if place in self.assignment()}
-        if not mine:
-            return False
-        async with asyncio.timeout(_COMMIT_S):  # aiokafka tries for ever where the topic is gone
-            return await super()._commit(mine)
 
 
 class LogLostError(Exception):
@@ -257,7 +233,7 @@ class StageConsumer(aiokafka_driver.Consumer):
         try:
             committed = await self._commit(offsets)
         except TimeoutError:
-            logger.warning("group %s: Kafka took no commit for %g s, trying again", self.app.conf.id, _COMMIT_S)
+            logger.warning("group %s: Kafka took no commit for %g s, trying again", self.app.conf.id, COMMIT_S)
             if disturbances == self._disturbances:
                 for place, offset in offsets.items():
                     self._acked[place].append(offset - 1)
@@ -268,8 +244,8 @@ class StageConsumer(aiokafka_driver.Consumer):
             self._committed_offset.update(offsets)
         return True
 
-    def _new_consumer_thread(self) -> _ConsumerThread:
-        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
 
 class _Transport(aiokafka_driver.Transport):
