@@ -16,7 +16,7 @@ from pipeline.membership import Lease
 
 COMMIT_S = 30.0
 # How often aiokafka looks what to fetch when nothing has changed. Whatever changes that (a record taken, a seek, an answer, an
-# assignment) wakes it anyway, and its own fifth of a second took a third of all that an idle worker does.
+# assignment) wakes it anyway, and its own fifth of a second took a quarter of all that an idle worker does.
 _LOOK_S = 1.0
 
 
