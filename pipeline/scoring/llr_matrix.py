@@ -15,8 +15,8 @@ from pipeline.scoring.voiceprint import DIMENSION, SPEAKER_DIMENSION, VOICE_DIME
 Float32 = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
-_BLOCK: Final = 1 << 19  # scores at once, so that they are still in the processor's cache when they are touched again
-_READ_ROWS: Final = 256  # voiceprints put into matrices at once, for the same reason
+_BLOCK: Final = 1 << 19  # scores at once: with fewer the calls themselves cost, more leave the processor's cache
+_READ_ROWS: Final = 256  # voiceprints put into matrices at once, so that they are read from the cache the second time
 
 
 class Rows(NamedTuple):
