@@ -55,7 +55,8 @@ def extract(models: ModelSet, utterance: Utterance, wants_language: bool = True)
     voiceprint = languages = None
     if utterance.wants_voiceprint or wants_language:
         wide = to_wide(samples.astype(np.int16), utterance.sample_rate_hz)
-        voiceprint = pack(voiceprint_of(models, wide, utterance.speech_s)) if utterance.wants_voiceprint else None
+        if utterance.wants_voiceprint:
+            voiceprint = pack(voiceprint_of(models, wide, utterance.speech_s, wants_voice=utterance.wants_voice))
         languages = log_posteriors_of(models.language, wide).astype("<f4").tobytes() if wants_language else None
     return Print(
         utterance.call_id,

@@ -4,8 +4,8 @@
 
 SPEECH_DIR (default ../shared/speech beside the repository) holds `clips.csv`. Voiceprints: half of a speaker's recordings, one
 behind the other, against the other half and against those of others of the corpus, both sides limited alike, in several
-orders. Languages: a channel is recordings of one corpus and language in a random order, and ends early when its language is
-known. What to hold against is all of the speech.
+orders; and the gender of each half. Languages: a channel is recordings of one corpus and language in a random order, and ends
+early when its language is known. What to hold against is all of the speech.
 """
 
 from __future__ import annotations
@@ -30,22 +30,40 @@ from pipeline.accuracy.manifest import Clip
 from pipeline.accuracy.sessions import Condition, Session, chosen_clips, extractor, merged
 from pipeline.accuracy.speech import enough
 from pipeline.models.language import LABELS, MASKED_BY_DEFAULT
+from pipeline.scoring.calibration import gender_llr
 from pipeline.scoring.language_calibration import calibration_of
 from pipeline.scoring.language_scorer import LanguageScorer
 from pipeline.scoring.languages import LanguageEvidence
 from pipeline.scoring.llr_matrix import comparison_llr
-from pipeline.scoring.voiceprint import Voiceprint
+from pipeline.scoring.voiceprint import SPEAKER_DIMENSION, VOICE_DIMENSION, Voiceprint, from_embeddings
 from pipeline.settings import Settings, default_cache_dir
 from schemas.media import CallOptions
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
-LIMITS_S = (5.0, 10.0, 15.0, 20.0, 30.0, 0.0)  # 0: none
-SIDE_S = 35.0  # of speech on each side, at least
+SIDE_S = 20.0  # of speech on each side, at least
 CHANNEL_S = (40.0, 120.0)  # of speech, at least, and at most
 ORDERS = 8
 LANGUAGE_ORDERS = 40
+
+
+class Limits(NamedTuple):
+    """So much speech goes into a voiceprint, and so much of that into its voice embedding; 0: all."""
+
+    voiceprint_s: float
+    voice_s: float
+
+    def __str__(self) -> str:
+        return " | ".join(f"{limit_s:.0f}" if limit_s else "all" for limit_s in self)
+
+
+NO_LIMITS = Limits(0.0, 0.0)
+LIMITS = (
+    *(Limits(enough_s, 0.0) for enough_s in (5.0, 10.0, 15.0, 20.0, 30.0)),
+    *(Limits(30.0, voice_s) for voice_s in (3.0, 5.0, 8.0, 10.0, 15.0)),
+    NO_LIMITS,
+)
 
 
 def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
@@ -56,10 +74,18 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     return found
 
 
-def side(sessions: Sequence[Session], enough_s: float) -> Voiceprint:
+def side(sessions: Sequence[Session], limits: Limits) -> Voiceprint:
     """The voiceprint of a channel."""
     every = (utterance for session in sessions for utterance in session.utterances)
-    return merged(enough(every, enough_s, lambda one: one.speech_s))
+    taken = enough(every, limits.voiceprint_s, lambda one: one.speech_s)
+    voiced = len(enough(taken, limits.voice_s, lambda one: one.speech_s))
+    return merged([*taken[:voiced], *map(without_voice, taken[voiced:])])
+
+
+def without_voice(voiceprint: Voiceprint) -> Voiceprint:
+    """The voiceprint as extraction makes it when no voice embedding is wanted."""
+    speaker = voiceprint.embedding[:SPEAKER_DIMENSION]
+    return from_embeddings(speaker, np.zeros(VOICE_DIMENSION, np.float32), voiceprint.speech_s)
 
 
 def talkative(clips: Sequence[Clip]) -> list[Clip]:
@@ -87,28 +113,36 @@ def splits(sessions: Sequence[Session]) -> Iterator[list[Split]]:
             for name in sorted(speakers):
                 mine = [speakers[name][place] for place in generator.permutation(len(speakers[name]))]
                 split = Split(f"{mine[0].corpus}/{name}", mine[::2], mine[1::2])
-                if all(half and side(half, 0.0).speech_s >= SIDE_S for half in (split.a, split.b)):
+                if all(half and side(half, NO_LIMITS).speech_s >= SIDE_S for half in (split.a, split.b)):
                     found.append(split)
             yield found
 
 
-def voiceprint_row(band: Band, sessions: Sequence[Session], enough_s: float) -> str:
-    """EER and Cllr at a limit."""
-    llr, target, speaker, used_s = [], [], [], []
+def voiceprint_row(band: Band, sessions: Sequence[Session], limits: Limits) -> str:
+    """EER and Cllr at these limits, and how often the gender is right."""
+    llr, target, speaker, used_s, is_right = [], [], [], [], []
     for split in splits(sessions):
         if split:
-            a, b = [side(one.a, enough_s) for one in split], [side(one.b, enough_s) for one in split]
+            a, b = [side(one.a, limits) for one in split], [side(one.b, limits) for one in split]
             llr.append(comparison_llr(a, b).ravel())
             target.append(np.eye(len(split), dtype=bool).ravel())
             speaker += [one.speaker for one in split for _ in split]
             used_s += [one.speech_s for one in (*a, *b)]
+            is_right += genders_right(split, a) + genders_right(split, b)
     scores, targets = np.concatenate(llr).astype(np.float64), np.concatenate(target)
     weight = balanced(targets, np.unique(speaker, return_inverse=True)[1])
     eer = 100 * measures.equal_error_rate(scores, targets, weight)
     costs = measures.cllr(scores, targets, weight), measures.min_cllr(scores, targets, weight)
     count = len({name for name, is_target in zip(speaker, targets, strict=True) if is_target})
-    shown = f"{enough_s:.0f}" if enough_s else "all"
-    return f"| {band} | {shown} | {np.mean(used_s):.1f} | {count} | {eer:.2f} | {costs[0]:.4f} | {costs[1]:.4f} |"
+    shown = f"{np.mean(used_s):.1f} | {count} | {eer:.2f} | {costs[0]:.4f} | {costs[1]:.4f} | {100 * np.mean(is_right):.2f}"
+    return f"| {band} | {limits} | {shown} |"
+
+
+def genders_right(split: Sequence[Split], voiceprints: Sequence[Voiceprint]) -> list[bool]:
+    """Whether the more probable gender is that of the speaker, where that is known."""
+    genders = [one.a[0].gender for one in split]
+    told = zip(genders, gender_llr(voiceprints).tolist(), strict=True)
+    return [(llr > 0) == (gender == "m") for gender, llr in told if gender]
 
 
 def channels(heard: Sequence[language_trials.Heard]) -> list[tuple[Clip, Posteriors]]:
@@ -163,11 +197,12 @@ def main() -> None:
         return
     options = Options(cache_dir=default_cache_dir(), resamples=0)
     print(describe() + "\n")
-    print("| band | enough s | used s | speakers | EER % | Cllr bits | min Cllr bits |\n|---|---|---|---|---|---|---|")
+    print("| band | enough s | of that voice s | used s | speakers | EER % | Cllr bits | min Cllr bits | gender right % |")
+    print("|---|---|---|---|---|---|---|---|---|")
     clips = talkative(chosen_clips(manifest, "speaker", limit=sys.maxsize))
     for band in Band:
         sessions = extractor(options).sessions(clips, Condition(band), lambda _: None, ())
-        print("\n".join(voiceprint_row(band, sessions, enough_s) for enough_s in LIMITS_S), flush=True)
+        print("\n".join(voiceprint_row(band, sessions, limits) for limits in LIMITS), flush=True)
     print("\n| band | enough | used s, mean | median | 90 % | channels | right % |\n|---|---|---|---|---|---|---|")
     spoken = language_trials.chosen_clips(manifest, options.seed)
     for band in Band:

@@ -38,12 +38,14 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
 
     chunk_cpu_s: float = 0.00047
     detection_cpu_s: float = 0.0010  # of a second of speech
-    voiceprint_cpu_s: float = 0.0197  # of a second of speech
+    voiceprint_cpu_s: float = 0.0140  # of a second of speech, without the voice embedding
+    voice_cpu_s: float = 0.0057  # of a second of speech
     language_cpu_s: float = 0.0173  # of a second of speech
     utterance_cpu_s: float = 0.006  # its records and partial results
     idle_cpu_s: float = 0.018  # of a worker without calls, a second
     utterance_s: float = 3.2
     voiceprint_enough_s: float = 32.0  # of each channel; an utterance is not cut
+    voice_enough_s: float = 9.6
     chunk_bytes: float = 70.0  # beside the audio
     print_bytes: float = 1060.0
     detection_result_bytes: float = 400.0  # of an utterance, and for each segment before it
@@ -62,7 +64,8 @@ PROCESSORS: Final = {
     "avx2": Costs(
         chunk_cpu_s=0.0008,
         detection_cpu_s=0.0034,
-        voiceprint_cpu_s=0.049,
+        voiceprint_cpu_s=0.0347,
+        voice_cpu_s=0.0143,
         language_cpu_s=0.129,
         utterance_cpu_s=0.008,
         idle_cpu_s=0.023,
@@ -89,6 +92,7 @@ def cpu_of_call(traffic: Traffic, costs: Costs) -> float:
     """CPU seconds for a second of one call."""
     spoken_s = traffic.speech * traffic.call_s
     extracted_cpu_s = costs.voiceprint_cpu_s * min(spoken_s, costs.voiceprint_enough_s)
+    extracted_cpu_s += costs.voice_cpu_s * min(spoken_s, costs.voice_enough_s)
     extracted_cpu_s += costs.language_cpu_s * min(spoken_s, traffic.language_s)
     of_speech = costs.detection_cpu_s + costs.utterance_cpu_s / costs.utterance_s
     of_channel = traffic.speech * of_speech + extracted_cpu_s / traffic.call_s

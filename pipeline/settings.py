@@ -134,6 +134,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     voiceprint_enough_s: Annotated[
         float, Meta(ge=0, description="speech of a channel after which its voiceprint takes no more in; 0: never")
     ] = 30.0
+    voice_enough_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="speech of a channel after which the voice embedding (GE2E) in its voiceprint takes no more in; "
+            "0: never",
+        ),
+    ] = 8.0
     models_manifest: Annotated[
         str, Meta(description="a manifest file of your own models; empty for the one that is built in")
     ] = ""

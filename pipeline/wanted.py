@@ -21,20 +21,23 @@ class Wanted(NamedTuple):
 
     voiceprint: bool
     language: bool
+    voice: bool  # embedding (GE2E) in its voiceprint
 
 
 class Needs(NamedTuple):
     """What a call needs: how much speech of a channel for voiceprints (s, without end for None), and languages at all.
 
-    When a channel's language is known is for whoever identifies it.
+    `voice_s` of it also for the voice embedding. When a channel's language is known is for whoever identifies it.
     """
 
     voiceprint_s: float | None
     language: bool
+    voice_s: float | None = None
 
     def of_utterance(self, before_ms: int) -> Wanted:
         """What is wanted of an utterance whose channel has had so much speech before it."""
-        return Wanted(self.voiceprint_s is None or before_ms < self.voiceprint_s * 1000, self.language)
+        wants_voiceprint = _is_less(before_ms, self.voiceprint_s)
+        return Wanted(wants_voiceprint, self.language, wants_voiceprint and _is_less(before_ms, self.voice_s))
 
     @property
     def are_endless(self) -> bool:
@@ -45,6 +48,12 @@ class Needs(NamedTuple):
 def needs_of(options: CallOptions, settings: Settings) -> Needs:
     """What a call needs."""
     tasks = set(known_tasks(options))
-    is_endless = options.exhaustive or not settings.voiceprint_enough_s
-    voiceprint_s = None if is_endless else settings.voiceprint_enough_s
-    return Needs(voiceprint_s if tasks & _OF_VOICEPRINTS else 0.0, Technology.LANGUAGE_IDENTIFICATION in tasks)
+    voiceprint_s, voice_s = (
+        None if options.exhaustive or not enough_s else enough_s
+        for enough_s in (settings.voiceprint_enough_s, settings.voice_enough_s)
+    )
+    return Needs(voiceprint_s if tasks & _OF_VOICEPRINTS else 0.0, Technology.LANGUAGE_IDENTIFICATION in tasks, voice_s)
+
+
+def _is_less(before_ms: int, enough_s: float | None) -> bool:
+    return enough_s is None or before_ms < enough_s * 1000

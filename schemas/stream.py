@@ -22,7 +22,8 @@ class Utterance(msgspec.Struct, frozen=True, tag="utterance", tag_field="kind", 
 
     `audio` is int16 little-endian mono at `sample_rate_hz` (8000 or 16000); `start_sample` and `end_sample` count at that
     rate from the call's begin. Its id is `call_id/channel/start_sample`. `wants_voiceprint` and `wants_language` say what is to
-    be made of it; an utterance of which nothing is wanted is not there.
+    be made of it; an utterance of which nothing is wanted is not there. Without `wants_voice` its voiceprint has no voice
+    embedding.
     """
 
     call_id: str
@@ -33,6 +34,7 @@ class Utterance(msgspec.Struct, frozen=True, tag="utterance", tag_field="kind", 
     audio: bytes
     wants_voiceprint: bool = True
     wants_language: bool = True
+    wants_voice: bool = True
 
     @property
     def speech_s(self) -> float:
@@ -43,9 +45,10 @@ class Utterance(msgspec.Struct, frozen=True, tag="utterance", tag_field="kind", 
 class Print(msgspec.Struct, frozen=True, tag="print", tag_field="kind"):
     """What extraction heard in one utterance.
 
-    `voiceprint` is a voiceprint as bytes (see pipeline.scoring.voiceprint), None when none was wanted; `languages` holds
-    natural-log posteriors, float32 little-endian, in the order of the language model's labels; it is empty when the utterance
-    was too short, None when none were wanted, or the channel's language was known.
+    `voiceprint` is a voiceprint as bytes (see pipeline.scoring.voiceprint), None when none was wanted, with zeros for its voice
+    embedding when the channel had said enough for that; `languages` holds natural-log posteriors, float32 little-endian, in the
+    order of the language model's labels; it is empty when the utterance was too short, None when none were wanted, or the
+    channel's language was known.
     """
 
     call_id: str

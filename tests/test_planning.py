@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -16,10 +17,16 @@ from pipeline.topics import TOPICS
 COSTS = Costs()
 
 
-@pytest.mark.parametrize(("processor", "calls", "measured"), [("vnni", 60, 0.60), ("vnni", 80, 0.82), ("avx2", 20, 0.60)])
-def test_it_agrees_with_the_loads_that_were_measured(processor: str, calls: int, measured: float) -> None:
-    """Of `benchmarks.live`, docs/performance.md: English and Italian, 40 % speech, 5 minutes, records of 250 ms."""
-    costs = PROCESSORS[processor]
+@pytest.mark.parametrize(
+    ("processor", "calls", "voice_s", "measured"),
+    [("vnni", 60, 32.0, 0.60), ("vnni", 80, 32.0, 0.82), ("avx2", 20, 32.0, 0.60), ("avx2", 20, 9.6, 0.58)],
+)
+def test_it_agrees_with_the_loads_that_were_measured(processor: str, calls: int, voice_s: float, measured: float) -> None:
+    """Of `benchmarks.live`, docs/performance.md: English and Italian, 40 % speech, 5 minutes, records of 250 ms.
+
+    Where it says 32 s, voice embeddings were of as much speech as the voiceprints that they are in.
+    """
+    costs = msgspec.structs.replace(PROCESSORS[processor], voice_enough_s=voice_s)
     load = calls * cpu_of_call(Traffic(calls=calls, language_s=12.0), costs) + costs.idle_cpu_s
     assert load == pytest.approx(measured, rel=0.05)
 

@@ -60,6 +60,7 @@ def calibrate(settings: Settings, manifest: Path, output: Path, bands: tuple[str
                 manifest_path=settings.manifest_path,
                 execution=settings.execution,
                 voiceprint_enough_s=settings.voiceprint_enough_s,
+                voice_enough_s=settings.voice_enough_s,
                 limit=limit,
                 threads=settings.inference_threads,
             )

@@ -117,6 +117,7 @@ def evaluate(
                 language_size=language_model or settings.language_model,
                 language_floor=settings.language_floor,
                 voiceprint_enough_s=settings.voiceprint_enough_s,
+                voice_enough_s=settings.voice_enough_s,
                 manifest_path=settings.manifest_path,
                 execution=settings.execution,
                 profile=load_profile(str(profile or settings.calibration_profile)),

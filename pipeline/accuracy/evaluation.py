@@ -61,14 +61,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How to evaluate.
 
     `noise` are recordings to mix in, none for generated noise; `limit` is how many recordings of each corpus are used,
-    `corpora` which, none for all; voiceprints take in as much speech as the settings say, all for 0; `progress` is told what is
-    being done.
+    `corpora` which, none for all; voiceprints, and the voice embedding in them, take in as much speech as the settings say, all
+    for 0; `progress` is told what is being done.
     """
 
     cache_dir: str
     language_size: str = "base"
     language_floor: float = 0.0
     voiceprint_enough_s: float = 0.0
+    voice_enough_s: float = 0.0
     manifest_path: Path | None = None
     execution: Execution = ALONE
     profile: Profile = Profile()

@@ -54,6 +54,7 @@ class Evaluated(msgspec.Struct, frozen=True, kw_only=True):
     profile: str
     language_floor: float
     voiceprint_enough_s: float
+    voice_enough_s: float
     noise: str
     models: list[UsedModel]
     callstream: str
@@ -86,6 +87,7 @@ def describe(technology: str, manifest: Path, noise: Path | None, roles: Iterabl
         profile=_profile(options.profile),
         language_floor=options.language_floor,
         voiceprint_enough_s=options.voiceprint_enough_s,
+        voice_enough_s=options.voice_enough_s,
         manifest_sha256=hashlib.sha256(manifest.read_bytes()).hexdigest(),
         noise=noise.name if noise else "",
         models=[UsedModel(model.name, model.role, model.source.label) for model in chosen],

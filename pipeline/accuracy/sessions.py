@@ -113,10 +113,12 @@ class Extractor:
 
     def _session(self, clip: Clip, heard: list[Float32], first_s: Sequence[float], *, whole: bool) -> Session:
         made: dict[tuple[int, int], Voiceprint] = {}
+        voiced = len(enough(heard, self._options.voice_enough_s, _seconds))
 
         def of(number: int, part: Float32) -> Voiceprint:
             if (number, len(part)) not in made:
-                made[number, len(part)] = voiceprint_of(self._models, part, len(part) / audio.SAMPLE_RATE_HZ)
+                wants_voice = number < voiced
+                made[number, len(part)] = voiceprint_of(self._models, part, _seconds(part), wants_voice=wants_voice)
             return made[number, len(part)]
 
         def all_of(parts: list[Float32]) -> list[Voiceprint]:
@@ -124,10 +126,12 @@ class Extractor:
 
         wanted_s = [one_s for one_s in first_s if length_s(heard) >= one_s]
         first = {one_s: merged(all_of(first_seconds(heard, one_s))) for one_s in wanted_s}
-        return Session(clip.corpus, clip.speaker, clip.gender, all_of(self._enough(heard)) if whole else [], first)
+        taken = enough(heard, self._options.voiceprint_enough_s, _seconds)
+        return Session(clip.corpus, clip.speaker, clip.gender, all_of(taken) if whole else [], first)
 
-    def _enough(self, heard: list[Float32]) -> list[Float32]:
-        return enough(heard, self._options.voiceprint_enough_s, lambda one: len(one) / audio.SAMPLE_RATE_HZ)
+
+def _seconds(samples: Float32) -> float:
+    return len(samples) / audio.SAMPLE_RATE_HZ
 
 
 def extractor(options: Options) -> Extractor:

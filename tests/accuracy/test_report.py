@@ -33,6 +33,7 @@ EVALUATED = Evaluated(
     profile="",
     language_floor=0.3,
     voiceprint_enough_s=30.0,
+    voice_enough_s=10.0,
     noise="noise.csv",
     models=[report.UsedModel("silero", Role.VAD, "silero-vad==6.2.3")],
     callstream="0.1.0",

@@ -12,14 +12,19 @@ import pytest
 
 from agents.call_stage import CallStage
 from agents.extraction import ExtractionStage
-from pipeline.scoring.voiceprint import VoiceprintSum, decode, encode, unpack
+from pipeline.scoring.voiceprint import SPEAKER_DIMENSION, VOICE_DIMENSION, VoiceprintSum, decode, encode, unpack
 from schemas.stream import Print, PrintRecord, SpeechRecord, Utterance
 from tests.agents.conftest import OpenBench
 from tests.agents.test_chain import GENDER, LANGUAGE, VAD, VOICEPRINT, send
 from tests.harness import Bench, sample_audio
 
-ALL_SPEECH: dict[str, Any] = {"language_enough": 0.0, "voiceprint_enough_s": 0.0}
-ENOUGH: dict[str, Any] = {"language_enough": 0.9, "language_enough_s": 3.0, "voiceprint_enough_s": 6.0}
+ALL_SPEECH: dict[str, Any] = {"language_enough": 0.0, "voiceprint_enough_s": 0.0, "voice_enough_s": 0.0}
+ENOUGH: dict[str, Any] = {
+    "language_enough": 0.9,
+    "language_enough_s": 3.0,
+    "voiceprint_enough_s": 6.0,
+    "voice_enough_s": 3.0,
+}
 
 
 async def heard(open_bench: OpenBench, changed: dict[str, Any], cuts: list[int] | None = None, **options: Any) -> Bench:
@@ -39,6 +44,12 @@ def utterances(bench: Bench) -> list[Utterance]:
     return [one for one in records if isinstance(one, Utterance)]
 
 
+def as_wanted(packed: bytes | None, wants_voice: bool) -> bytes:
+    """The voiceprint, with zeros in place of the voice embedding when that is not wanted."""
+    assert packed is not None
+    return packed if wants_voice else packed[: -2 * VOICE_DIMENSION] + bytes(2 * VOICE_DIMENSION)
+
+
 def partials(bench: Bench, technology: str) -> int:
     return sum("partial" in one for one in bench.transitions()["call-1", technology])
 
@@ -51,7 +62,7 @@ async def test_behind_what_is_enough_nothing_is_extracted(open_bench: OpenBench)
         kept, all_of = ([one for one in prints(each) if one.channel == channel] for each in (bench, every))
         before_s = 0.0
         for one, whole in zip(kept, all_of, strict=True):
-            assert one.voiceprint == (whole.voiceprint if before_s < 6.0 else None)
+            assert one.voiceprint == (as_wanted(whole.voiceprint, before_s < 3.0) if before_s < 6.0 else None)
             assert one.languages in (whole.languages, None)
             before_s += one.speech_s
         identified = [one.languages is not None for one in kept]
@@ -180,6 +191,20 @@ async def test_results_say_how_much_speech_they_are_from(open_bench: OpenBench) 
         [one["speech_length"] for one in bench.final("call-1", task)["result"]["channels"]] for task in (VOICEPRINT, GENDER)
     ]
     assert lengths[0] == lengths[1]
+
+
+async def test_behind_what_is_enough_the_voice_embedding_stays_as_it_was(open_bench: OpenBench) -> None:
+    """The speaker embedding goes on: no result has less of a voice than the one before it."""
+    bench = await heard(open_bench, {**ENOUGH, "voiceprint_enough_s": 12.0})
+    for number in (0, 1):
+        partial = [one["partial"]["channels"][number] for one in bench.transitions()["call-1", VOICEPRINT] if "partial" in one]
+        said = {one["speech_length"]: decode(one["voiceprint"]).embedding for one in partial if one["speech_length"]}
+        voices = [embedding[SPEAKER_DIMENSION:].tobytes() for length_s, embedding in sorted(said.items())]
+        before = [one for one in prints(bench) if one.channel == number and one.voiceprint is not None]
+        taken = sum(bool(unpack(one.voiceprint or b"").embedding[SPEAKER_DIMENSION:].any()) for one in before)
+        assert 0 < taken < len(voices) == len(said)
+        assert len(set(voices[taken - 1 :])) == 1
+        assert len({embedding[:SPEAKER_DIMENSION].tobytes() for embedding in said.values()}) == len(said)
 
 
 async def test_an_utterance_makes_a_partial_result_of_each_task_that_it_is_wanted_for(open_bench: OpenBench) -> None:
