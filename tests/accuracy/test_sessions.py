@@ -20,7 +20,8 @@ from pipeline.accuracy.sessions import (
     whole_samples,
 )
 from pipeline.accuracy.trials import across, figures, joined, numbered, within
-from pipeline.scoring.voiceprint import EMPTY
+from pipeline.sample import sample_path
+from pipeline.scoring.voiceprint import DIMENSION, EMPTY, SPEAKER_DIMENSION, Voiceprint
 from pipeline.settings import default_cache_dir
 from tests.accuracy.voices import sessions
 
@@ -80,6 +81,27 @@ def test_real_recordings_become_sessions(clips: Path, condition: Condition) -> N
     trials = within(short_samples(heard, 2.0), OPTIONS)
     assert (len(trials.target), int(trials.target.sum())) == (6, 2)
     assert trials.llr[trials.target].min() > 0 > trials.llr[~trials.target].max()
+
+
+def test_a_recording_is_heard_no_longer_than_a_call_is(tmp_path: Path) -> None:
+    samples, rate_hz = soundfile.read(sample_path(), dtype="int16")
+    soundfile.write(tmp_path / "woman.wav", samples[: 40 * rate_hz, 0], rate_hz)
+    (tmp_path / "clips.csv").write_text("path,speaker\nwoman.wav,woman\n")
+    chosen = chosen_clips(tmp_path / "clips.csv", "speaker", limit=1)
+
+    def voiceprints(voiceprint_s: float, voice_s: float) -> list[Voiceprint]:
+        options = Options(cache_dir=default_cache_dir(), voiceprint_enough_s=voiceprint_s, voice_enough_s=voice_s)
+        (session,) = Extractor(options).sessions(chosen, Condition(Band.WIDE), lambda _: None, (1.0,))
+        return session.utterances
+
+    every, fewer = voiceprints(0.0, 0.0), voiceprints(8.0, 3.0)
+    begins_s = np.cumsum([0.0, *(one.speech_s for one in every)])[:-1]
+    assert len(fewer) == (begins_s < 8.0).sum() < len(every)
+    assert 0 < (begins_s[: len(fewer)] < 3.0).sum() < len(fewer)
+    for one, kept, begin_s in zip(every, fewer, begins_s, strict=False):
+        same = DIMENSION if begin_s < 3.0 else SPEAKER_DIMENSION
+        assert np.array_equal(kept.embedding[:same], one.embedding[:same])
+        assert not kept.embedding[same:].any()
 
 
 def test_a_speaker_with_one_recording_is_never_a_target(clips: Path) -> None:
