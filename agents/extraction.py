@@ -119,7 +119,11 @@ class ExtractionStage:
             self._let_go(call_id)
 
     async def process(self, record: Record, receipt: Receipt) -> None:
-        """Extract one utterance; pass on what begins and ends a call. What was passed on already is not done again."""
+        """Extract one utterance; pass on what begins and ends a call. What was passed on already is not done again.
+
+        An utterance of which nothing is wanted leaves nothing: whoever meets it again comes to the same, since the languages of
+        its call are known then too. Behind its call's end nothing is made of it, wanted or not.
+        """
         try:
             speech = _DECODER.decode(record.value or b"")
         except UNDECODABLE as error:
@@ -130,11 +134,10 @@ class ExtractionStage:
         if (call := self._calls.get(speech.call_id)) is not None:
             call.busy()
         is_held = isinstance(speech, CallBegin) and await self._open(speech, record, receipt)
-        if await self._index.holds(record, speech):
+        if await self._is_dealt_with(record, speech):
             if isinstance(speech, Utterance):
                 self._add(speech, await self._index.languages_of(record, speech))
-        else:
-            made = await self._made(speech)
+        elif (made := await self._made(speech)) is not None:
             await self._publish(record, record.value if made is speech else _ENCODER.encode(made))
             await self._index.note(record, made)
         if isinstance(speech, CallEnd | Fault):
@@ -153,11 +156,19 @@ class ExtractionStage:
         self._calls[begin.call_id].hold(receipt)
         return True
 
-    async def _made(self, speech: SpeechRecord) -> PrintRecord:
+    async def _is_dealt_with(self, record: Record, speech: SpeechRecord) -> bool:
+        if await self._index.holds(record, speech):
+            return True
+        is_late = isinstance(speech, Utterance) and speech.call_id not in self._calls
+        return is_late and await self._index.has_ended(record, speech.call_id)
+
+    async def _made(self, speech: SpeechRecord) -> PrintRecord | None:
         if not isinstance(speech, Utterance):
             return speech
         call = self._calls.get(speech.call_id)
         wants_language = speech.wants_language if call is None else call.wants_language(speech)
+        if not (wants_language or speech.wants_voiceprint):
+            return None
         made = await asyncio.get_running_loop().run_in_executor(self._pool, extract, self._models, speech, wants_language)
         self._add(speech, made.languages)
         return made

@@ -107,11 +107,12 @@ def bytes_of_call(traffic: Traffic, costs: Costs) -> dict[str, float]:
     result_bytes += costs.voiceprint_result_bytes * min(1.0, costs.voiceprint_enough_s / max(spoken_s, 1.0))
     result_bytes += costs.language_result_bytes * min(1.0, traffic.language_s / max(spoken_s, 1.0))
     utterances_per_s = traffic.channels * traffic.speech / costs.utterance_s
+    printed = min(1.0, max(costs.voiceprint_enough_s, traffic.language_s) / max(spoken_s, 1.0))
     sent = traffic.channels * traffic.sample_rate_hz * traffic.bytes_per_sample
     return {
         "media": sent + costs.chunk_bytes * 1000 / traffic.chunk_ms,
         "speech": traffic.channels * traffic.speech * rate_hz * 2,
-        "prints": utterances_per_s * costs.print_bytes,
+        "prints": utterances_per_s * printed * costs.print_bytes,
         "results": utterances_per_s * result_bytes,
         "snapshots": costs.snapshot_bytes,
     }

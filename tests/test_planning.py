@@ -50,6 +50,13 @@ def test_more_speech_costs_more_and_a_longer_call_less_a_second(speech: float, c
     assert bytes_of_call(now, COSTS)["speech"] <= bytes_of_call(now, COSTS)["media"]
 
 
+def test_behind_what_is_enough_a_call_writes_no_more_prints() -> None:
+    """A call of twice the length has as many: their share of its bytes is half."""
+    short, long = (bytes_of_call(Traffic(calls=1, call_s=each), COSTS)["prints"] for each in (300, 600))
+    assert long == pytest.approx(short / 2)
+    assert bytes_of_call(Traffic(calls=1, call_s=20), COSTS)["prints"] > short
+
+
 def test_what_is_written_goes_to_topics_that_there_are() -> None:
     assert set(bytes_of_call(Traffic(calls=1), COSTS)) <= {topic.name for topic in TOPICS}
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from agents import extraction
 from agents.call_stage import CallStage
 from agents.extraction import ExtractionStage
 from pipeline.scoring.voiceprint import SPEAKER_DIMENSION, VOICE_DIMENSION, VoiceprintSum, decode, encode, unpack
@@ -57,18 +58,23 @@ def partials(bench: Bench, technology: str) -> int:
 async def test_behind_what_is_enough_nothing_is_extracted(open_bench: OpenBench) -> None:
     every, bench = await heard(open_bench, ALL_SPEECH), await heard(open_bench, ENOUGH)
     assert bench.final("call-1", VAD) == every.final("call-1", VAD)
-    assert len(prints(bench)) == len(utterances(bench)) == len(prints(every)) == partials(bench, VAD)
+    assert len(utterances(bench)) == len(prints(every)) == partials(bench, VAD)
+    made = {(one.channel, one.start_sample): one for one in prints(bench)}
     for channel in (0, 1):
-        kept, all_of = ([one for one in prints(each) if one.channel == channel] for each in (bench, every))
-        before_s = 0.0
-        for one, whole in zip(kept, all_of, strict=True):
-            assert one.voiceprint == (as_wanted(whole.voiceprint, before_s < 3.0) if before_s < 6.0 else None)
-            assert one.languages in (whole.languages, None)
-            before_s += one.speech_s
-        identified = [one.languages is not None for one in kept]
+        before_s, identified = 0.0, []
+        for whole in [one for one in prints(every) if one.channel == channel]:
+            one = made.pop((channel, whole.start_sample), None)
+            voiceprint, languages = (None, None) if one is None else (one.voiceprint, one.languages)
+            assert voiceprint == (as_wanted(whole.voiceprint, before_s < 3.0) if before_s < 6.0 else None)
+            assert languages in (whole.languages, None)
+            assert (one is None) == (voiceprint is languages is None)
+            identified.append(languages is not None)
+            before_s += whole.speech_s
         assert identified == sorted(identified, reverse=True)
-        assert sum(one.speech_s for one in kept if one.languages is not None) >= 3.0
         assert not all(identified)
+        assert sum(one.speech_s for one in prints(bench) if one.channel == channel and one.languages is not None) >= 3.0
+    assert not made
+    assert len(prints(bench)) < len(prints(every))
 
 
 async def test_a_language_is_identified_until_it_is_known(open_bench: OpenBench) -> None:
@@ -120,6 +126,24 @@ async def test_a_begin_that_comes_again_behind_the_end_holds_nothing(open_bench:
         await bench.produce("speech", begin.key, begin.value)
         assert frame.acknowledged["speech"] == list(range(len(bench.log["speech"])))
         assert bench.log["prints"] == printed
+
+
+async def test_a_call_that_comes_again_behind_its_end_is_not_heard_again(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its partition's next reader meets it, when an older call is open still; not all of it has a print."""
+    async with open_bench(**ENOUGH) as bench:
+        await send(bench, sample_audio(0, 40))
+        spoken, printed = list(bench.log["speech"]), list(bench.log["prints"])
+        assert len(printed) < len(spoken)
+        frame = next(one for one in bench.frames if one.stage.name == "extraction")
+        frame.stage.forget()
+        monkeypatch.setattr(extraction, "extract", None)
+        for record in spoken:
+            await bench.produce("speech", record.key, record.value)
+        assert bench.log["prints"] == printed
+        assert bench.dead_letters() == []
+        assert frame.acknowledged["speech"] == list(range(2 * len(spoken)))
 
 
 async def test_a_begin_that_comes_again_in_its_call_is_held_too(open_bench: OpenBench) -> None:
