@@ -4,6 +4,8 @@ What is heard is a function of the call's bytes; the pieces in which they come c
 that matters is small, and a `GridPoint` says so: a listener can go on from there as if it had heard everything before.
 """
 
+from collections import deque
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +56,7 @@ class _Channel:
     def __init__(self, resampler: StreamResampler, detector: VoiceActivityDetector, kept_from: int = 0) -> None:
         self.detector = detector
         self._resampler = resampler
-        self._kept = np.empty(0, np.int16)
+        self._kept: deque[Int16] = deque()  # block by block
         self._kept_from = kept_from
 
     def restart(self, block_before: Int16) -> None:
@@ -62,26 +64,26 @@ class _Channel:
 
     def keep(self, block: Int16, *, last: bool) -> None:
         """Take a block that was heard before."""
-        self._kept = np.concatenate([self._kept, self._resampler.feed(block, last=last)])
+        self._kept.append(self._resampler.feed(block, last=last))
 
     def feed(self, block: Int16, *, last: bool, end: bool) -> list[tuple[SpeechSpan, Int16]]:
         """Hear a block; `last` of a resampler's stretch, `end` of the call."""
         samples = self._resampler.feed(block, last=last or end)
-        self._kept = np.concatenate([self._kept, samples])
+        self._kept.append(samples)
         spans = self.detector.feed(samples)
         if end:
             spans += self.detector.finish()
-        cut = [(span, self._cut(span)) for span in spans]
+        cut = self._cut(spans) if spans else []
         self._forget(self.detector.keep_from_sample)
         return cut
 
-    def _cut(self, span: SpeechSpan) -> Int16:
-        return self._kept[span.start_sample - self._kept_from : span.end_sample - self._kept_from]
+    def _cut(self, spans: list[SpeechSpan]) -> list[tuple[SpeechSpan, Int16]]:
+        kept, begin = np.concatenate(list(self._kept)), self._kept_from
+        return [(span, kept[span.start_sample - begin : span.end_sample - begin]) for span in spans]
 
     def _forget(self, before: int) -> None:
-        if before > self._kept_from:
-            self._kept = self._kept[before - self._kept_from :].copy()
-            self._kept_from = before
+        while self._kept and self._kept_from + len(self._kept[0]) <= before:
+            self._kept_from += len(self._kept.popleft())
 
 
 class CallListener:

@@ -113,7 +113,7 @@ class VoiceActivityDetector:
         """Take the next samples, any number of them, and return the spans that have become sure.
 
         Args:
-            samples: (n,) int16 at the detector's rate.
+            samples: (n,) int16 at the detector's rate; not to be changed afterwards, a block of them is kept.
 
         Raises:
             ValueError: the array is not one-dimensional int16, or the detector was finished.
@@ -123,11 +123,13 @@ class VoiceActivityDetector:
         if samples.dtype != np.int16 or samples.ndim != 1:
             raise ValueError(f"expected one-dimensional int16 samples, got {samples.dtype} of shape {samples.shape}")
         self.position_sample += len(samples)
+        if len(samples) == self._block_samples and not len(self._pending):  # as a call's channel does, block by block
+            return self._release(self._take(samples))
         audio = np.concatenate((self._pending, samples)) if len(self._pending) else samples
         whole = len(audio) // self._block_samples * self._block_samples
         frames: list[Frames] = []
         for block in audio[:whole].reshape(-1, self._block_samples):
-            frames += self._take(block)
+            frames += self._take(block.copy())
         self._pending = audio[whole:].copy()
         return self._release(frames)
 
@@ -171,7 +173,7 @@ class VoiceActivityDetector:
         """Decide about the next block, of which so many windows hold audio."""
         if self._blocks and self._blocks % self._parameters.restart_blocks == 0:
             self._restart()
-        previous, self._previous = self._previous, block.copy()
+        previous, self._previous = self._previous, block
         is_loud = self._is_loud(block)
         opened, self._gate_open = self._gate_open, is_loud and self._passes_gate(block)
         self._blocks += 1
@@ -187,7 +189,7 @@ class VoiceActivityDetector:
     def _is_loud(self, block: Int16Array) -> bool:
         """Whether there is anything to hear; the sum is of whole numbers under 2^53, so it is exact in any order."""
         wide = block.astype(np.float64)
-        return bool(wide @ wide >= self._least_energy)
+        return bool(wide.dot(wide) >= self._least_energy)
 
     def _passes_gate(self, block: Int16Array) -> bool:
         """Whether webrtc takes enough of the block for speech; it is asked until that is sure."""
@@ -219,6 +221,8 @@ class VoiceActivityDetector:
 
     def _release(self, frames: list[Frames]) -> list[SpeechSpan]:
         """Frames to samples; nothing before there is audio enough for any speech."""
+        if not (frames or self._early):
+            return []
         scale = self._frame_samples
         spans = self._early + [SpeechSpan(span.start * scale, span.end * scale) for span in frames]
         is_early = self.position_sample * 1000 < MIN_AUDIO_MS * self.sample_rate_hz

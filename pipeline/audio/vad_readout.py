@@ -79,18 +79,16 @@ class Readout:
             BLOCK_FRAMES, -1
         )
         self.state = self._silence[:PAST_WINDOWS] if state is None else state
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether nothing but silence is remembered."""
-        return bool((self.state == self._silence[:PAST_WINDOWS]).all())
+        self.is_silent = bool((self.state == self._silence[:PAST_WINDOWS]).all())  # whether it remembers nothing else
 
     def read(self, hidden: Float32Array) -> list[float]:
         """The next block's 16 probabilities, which lag half a block, from the LSTM's outputs (5, 128)."""
+        self.is_silent = False
         return self._push((hidden @ self._weights).astype(np.float64))
 
     def skip(self) -> list[float]:
         """The next block's probabilities when it is silent."""
+        self.is_silent = True
         return self._push(self._silence)
 
     def last(self) -> list[float]:
