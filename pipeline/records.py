@@ -1,5 +1,6 @@
 """Kafka records as the agents see them, and how a `media` record is read."""
 
+import functools
 import re
 from collections.abc import Mapping
 
@@ -50,12 +51,16 @@ class Record(msgspec.Struct, frozen=True):
         """Its place in the log."""
         return f"{self.topic}/{self.partition}/{self.offset}"
 
-    def text(self, name: str) -> str | None:
-        """A header as text, None when absent. Raises DeadLetterError when it is not UTF-8."""
+    def raw(self, name: str) -> bytes | None:
+        """A header, the first of this name; None when absent."""
         for header, value in self.headers:
             if header == name:
-                return _utf8(value, f"header {name}", DeadLetterType.HEADER_INVALID)
+                return value
         return None
+
+    def text(self, name: str) -> str | None:
+        """A header as text, None when absent. Raises DeadLetterError when it is not UTF-8."""
+        return None if (raw := self.raw(name)) is None else _header_text(raw, name)
 
 
 class OutgoingRecord(msgspec.Struct, frozen=True):
@@ -105,6 +110,10 @@ def _id_of(record: Record, name: Header) -> str | None:
     return text if text and len(text) <= MAX_CORRELATION_ID_CHARS and text.isprintable() else None
 
 
+def _header_text(raw: bytes, name: str) -> str:
+    return _utf8(raw, f"header {name}", DeadLetterType.HEADER_INVALID)
+
+
 def _utf8(raw: bytes, what: str, error_type: DeadLetterType) -> str:
     try:
         return raw.decode()
@@ -124,35 +133,36 @@ def call_id_of(record: Record) -> str:
     return call_id
 
 
-def _number(record: Record, name: str, *, default: int | None = None) -> int:
-    text = record.text(name)
-    if text is None:
+def _number(raw: bytes | None, name: str, *, default: int | None = None) -> int:
+    if raw is None:
         if default is None:
             raise DeadLetterError(DeadLetterType.HEADER_MISSING, f"header {name} is missing")
         return default
+    text = _header_text(raw, name)
     if not _WHOLE_NUMBER.fullmatch(text) or int(text) > _MAX_COUNT:
         raise DeadLetterError(DeadLetterType.HEADER_INVALID, f"header {name} is {text[:40]!r}, not a whole number of 0 or more")
     return int(text)
 
 
-def _encoding(record: Record) -> Encoding:
-    text = record.text(Header.ENCODING)
+def _encoding(raw: bytes | None) -> Encoding:
+    text = Encoding.PCM_S16LE if raw is None else _header_text(raw, Header.ENCODING)
     try:
-        return Encoding(text) if text is not None else Encoding.PCM_S16LE
+        return Encoding(text)
     except ValueError:
         known = ", ".join(Encoding)
-        raise DeadLetterError(DeadLetterType.ENCODING_UNKNOWN, f"encoding {str(text)[:40]!r} is none of {known}") from None
+        raise DeadLetterError(DeadLetterType.ENCODING_UNKNOWN, f"encoding {text[:40]!r} is none of {known}") from None
 
 
-def _format(record: Record) -> AudioFormat:
-    rate_hz = _number(record, Header.SAMPLE_RATE, default=8000)
+@functools.lru_cache(maxsize=256)  # every chunk of a call says the same
+def _format(encoding: bytes | None, sample_rate: bytes | None, channel_count: bytes | None) -> AudioFormat:
+    rate_hz = _number(sample_rate, Header.SAMPLE_RATE, default=8000)
     if rate_hz not in SAMPLE_RATES_HZ:
         message = f"sample-rate {rate_hz} Hz is none of {', '.join(map(str, SAMPLE_RATES_HZ))}"
         raise DeadLetterError(DeadLetterType.SAMPLE_RATE_INVALID, message)
-    channels = _number(record, Header.CHANNELS, default=1)
+    channels = _number(channel_count, Header.CHANNELS, default=1)
     if not 1 <= channels <= MAX_CHANNELS:
         raise DeadLetterError(DeadLetterType.CHANNELS_INVALID, f"channels is {channels}, not 1 to {MAX_CHANNELS}")
-    return AudioFormat(_encoding(record), rate_hz, channels)
+    return AudioFormat(_encoding(encoding), rate_hz, channels)
 
 
 def _abort(record: Record) -> ErrorDetail | None:
@@ -166,7 +176,7 @@ def _abort(record: Record) -> ErrorDetail | None:
 def read_media(record: Record) -> MediaChunk:
     """Read a `media` record. Raises DeadLetterError for what breaks the contract's rules, save emptiness."""
     call_id = call_id_of(record)
-    sequence = _number(record, Header.SEQUENCE)
+    sequence = _number(record.raw(Header.SEQUENCE), Header.SEQUENCE)
     audio = record.value or b""
     if len(audio) > MAX_CHUNK_BYTES:
         message = f"the chunk has {len(audio)} bytes, more than {MAX_CHUNK_BYTES}; send 200 ms to 1 s at a time"
@@ -174,12 +184,13 @@ def read_media(record: Record) -> MediaChunk:
     end = record.text(Header.END)
     if end not in (None, "0", "1"):
         raise DeadLetterError(DeadLetterType.HEADER_INVALID, f"header end is {end[:40]!r}, not 1")
+    position = record.raw(Header.POSITION)
     return MediaChunk(
         call_id=call_id,
         sequence=sequence,
-        format=_format(record),
+        format=_format(record.raw(Header.ENCODING), record.raw(Header.SAMPLE_RATE), record.raw(Header.CHANNELS)),
         audio=audio,
-        position=None if record.text(Header.POSITION) is None else _number(record, Header.POSITION),
+        position=None if position is None else _number(position, Header.POSITION),
         end=end == "1",
         options=record.text(Header.OPTIONS) if sequence == 0 else None,
         abort=_abort(record),
