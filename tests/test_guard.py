@@ -14,3 +14,12 @@ def test_allocations_and_calls_have_not_grown() -> None:
     # in a process of its own: what other tests leave running in this one allocates too
     found = subprocess.run([sys.executable, "-m", "benchmarks.guard"], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
+
+
+async def test_what_was_left_before_and_is_freed_meanwhile_is_not_counted() -> None:
+    left = [object() for _ in range(50_000)]
+
+    async def work() -> None:
+        left.clear()
+
+    assert await guard.allocations(work) < 1000
