@@ -119,11 +119,7 @@ class ExtractionStage:
             self._let_go(call_id)
 
     async def process(self, record: Record, receipt: Receipt) -> None:
-        """Extract one utterance; pass on what begins and ends a call. What was passed on already is not done again.
-
-        An utterance of which nothing is wanted leaves nothing: whoever meets it again comes to the same, since the languages of
-        its call are known then too. Behind its call's end nothing is made of it, wanted or not.
-        """
+        """Extract one utterance; pass on what begins and ends a call. What was passed on already is not done again."""
         try:
             speech = _DECODER.decode(record.value or b"")
         except UNDECODABLE as error:
@@ -134,18 +130,28 @@ class ExtractionStage:
         if (call := self._calls.get(speech.call_id)) is not None:
             call.busy()
         is_held = isinstance(speech, CallBegin) and await self._open(speech, record, receipt)
-        if await self._is_dealt_with(record, speech):
-            if isinstance(speech, Utterance):
-                self._add(speech, await self._index.languages_of(record, speech))
-        elif (made := await self._made(speech)) is not None:
-            await self._publish(record, record.value if made is speech else _ENCODER.encode(made))
-            await self._index.note(record, made)
+        await self._pass_on(record, speech)
         if isinstance(speech, CallEnd | Fault):
             self._let_go(speech.call_id)
         if (call := self._calls.get(speech.call_id)) is not None:
             call.idle()
         if not is_held:
             receipt.release()
+
+    async def _pass_on(self, record: Record, speech: SpeechRecord) -> None:
+        """Make what is wanted, and pass it on.
+
+        An utterance of which nothing is wanted leaves nothing, but for a sign of life now and then: whoever meets it again
+        comes to the same, as the languages of its call are known then too. Behind its call's end nothing is made of it at all.
+        """
+        if await self._is_dealt_with(record, speech):
+            if isinstance(speech, Utterance):
+                self._add(speech, await self._index.languages_of(record, speech))
+        elif (made := await self._made(speech)) is not None:
+            await self._publish(record, record.value if made is speech else _ENCODER.encode(made))
+            await self._index.note(record, made)
+            if (call := self._calls.get(speech.call_id)) is not None:
+                call.passed_on()
 
     async def _open(self, begin: CallBegin, record: Record, receipt: Receipt) -> bool:
         """Whether the receipt is held from now on: not of a call that has ended, for it will not end again."""
@@ -167,7 +173,7 @@ class ExtractionStage:
             return speech
         call = self._calls.get(speech.call_id)
         wants_language = speech.wants_language if call is None else call.wants_language(speech)
-        if not (wants_language or speech.wants_voiceprint):
+        if not (wants_language or speech.wants_voiceprint or (call is not None and call.owes_sign_of_life())):
             return None
         made = await asyncio.get_running_loop().run_in_executor(self._pool, extract, self._models, speech, wants_language)
         self._add(speech, made.languages)

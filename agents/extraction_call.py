@@ -13,6 +13,8 @@ from pipeline.scoring.language_scorer import LanguageScorer
 from pipeline.scoring.languages import LanguageEvidence
 from schemas.stream import CallBegin, Utterance
 
+_LONGEST_QUIET_S = 3600.0  # the agents behind let go of a call of which they have heard nothing for a day
+
 
 class ExtractionCall:
     """A call in progress. The receipts of its begin, which may come again, are held to its end: a successor begins there."""
@@ -25,6 +27,7 @@ class ExtractionCall:
         self._known = set(range(begin.channels)) if language_faults(begin.options) else set()
         self._seen: set[tuple[int, int]] = set()
         self._receipts: list[Receipt] = []
+        self._passed_on_s = time.monotonic()
         self.last_s = math.inf  # when its last record was dealt with; that may wait for Kafka as long as it takes
 
     def hold(self, receipt: Receipt) -> None:
@@ -38,6 +41,14 @@ class ExtractionCall:
     def idle(self) -> None:
         """It is dealt with."""
         self.last_s = time.monotonic()
+
+    def passed_on(self) -> None:
+        """Something of it was passed on."""
+        self._passed_on_s = time.monotonic()
+
+    def owes_sign_of_life(self) -> bool:
+        """Whether the agents behind have heard nothing of it for long, though it goes on."""
+        return time.monotonic() - self._passed_on_s >= _LONGEST_QUIET_S
 
     def release(self) -> None:
         """Give the begin's offsets back."""

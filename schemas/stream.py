@@ -1,7 +1,7 @@
 """What flows between the agents: the records of `speech` and `prints` (MessagePack, tagged by `kind`), and of `watchlist`.
 
 A call is one `begin`, its utterances in order of their end, and one `end`, on both topics, under the call id as key; on
-`prints` only those utterances of which something was made.
+`prints` hardly any utterance of which nothing was wanted.
 """
 
 import msgspec
@@ -44,7 +44,7 @@ class Utterance(msgspec.Struct, frozen=True, tag="utterance", tag_field="kind", 
 
 
 class Print(msgspec.Struct, frozen=True, tag="print", tag_field="kind"):
-    """What extraction heard in one utterance; one of which nothing was wanted is not there.
+    """What extraction heard in one utterance; one of which nothing was wanted is seldom there, as a sign of life.
 
     `voiceprint` is a voiceprint as bytes (see pipeline.scoring.voiceprint), None when none was wanted, with zeros for its voice
     embedding when the channel had said enough for that; `languages` holds natural-log posteriors, float32 little-endian, in the

@@ -33,7 +33,11 @@ _USES = {
     "media": ("producers", "call id, 1 to 128 characters", "audio bytes of one chunk"),
     "requests": ("producers, query service", "task id (a UUID), or none", "JSON, a start-task request"),
     "speech": ("VAD agent", "call id", "MessagePack, one utterance of one channel, or a call's begin or end"),
-    "prints": ("extraction agent", "call id", "MessagePack, one utterance's prints, or a call's begin or end"),
+    "prints": (
+        "extraction agent",
+        "call id",
+        "MessagePack, an utterance's prints if any were wanted, or a call's begin or end",
+    ),
     "snapshots": (
         "VAD and comparison agents",
         "call id; of what outlives a snapshot behind a byte that no call id begins with",

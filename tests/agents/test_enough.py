@@ -10,7 +10,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from agents import extraction
+from agents import extraction, extraction_call
 from agents.call_stage import CallStage
 from agents.extraction import ExtractionStage
 from pipeline.scoring.voiceprint import SPEAKER_DIMENSION, VOICE_DIMENSION, VoiceprintSum, decode, encode, unpack
@@ -145,6 +145,17 @@ async def test_a_call_that_comes_again_behind_its_end_is_not_heard_again(
         assert bench.log["prints"] == printed
         assert bench.dead_letters() == []
         assert frame.acknowledged["speech"] == list(range(2 * len(spoken) - first))
+
+
+async def test_a_call_of_which_nothing_is_made_for_long_gives_a_sign_of_life(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the agents behind would take it for one whose end will not come."""
+    once = await heard(open_bench, ENOUGH)
+    monkeypatch.setattr(extraction_call, "_LONGEST_QUIET_S", 0.0)
+    bench = await heard(open_bench, ENOUGH)
+    assert len(prints(bench)) == len(utterances(bench)) > len(prints(once))
+    assert bench.values() == once.values()
 
 
 async def test_a_begin_that_comes_again_in_its_call_is_held_too(open_bench: OpenBench) -> None:
