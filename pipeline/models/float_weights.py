@@ -57,10 +57,13 @@ def _of_floats(
 ) -> tuple[onnx.TensorProto, onnx.NodeProto] | None:
     signal = makers.get(node.input[0])
     scale = _scale_of_weights(scaled, values, makers)
-    if signal is None or signal.op_type != _QUANTISE or scale is None or node.input[_WEIGHT] not in values:
+    weights = values.get(node.input[_WEIGHT])
+    if signal is None or signal.op_type != _QUANTISE or scale is None or weights is None:
+        return None
+    if not _is_scale_of(scale, weights, node.op_type):
         return None
     zero_point = values.get(node.input[_ZERO_POINT], np.zeros(1)) if len(node.input) > _ZERO_POINT else np.zeros(1)
-    floats = (values[node.input[_WEIGHT]].astype(np.float32) - zero_point.astype(np.float32)) * scale
+    floats = (weights.astype(np.float32) - zero_point.astype(np.float32)) * scale
     name = f"{node.input[_WEIGHT]}_floats"
     product = helper.make_node(_OF_FLOATS[node.op_type], [signal.input[0], name], list(scaled.output), name=node.name)
     product.attribute.extend(node.attribute)
@@ -70,7 +73,12 @@ def _of_floats(
 def _scale_of_weights(
     scaled: onnx.NodeProto, values: Mapping[str, npt.NDArray[Any]], makers: Mapping[str, onnx.NodeProto]
 ) -> npt.NDArray[Any] | None:
-    """One number for all weights; None where there are several, or they are not known."""
+    """What the weights are multiplied by; None where it is not known."""
     scales = [makers[name] for name in scaled.input if name in makers and makers[name].op_type == "Mul"]
     known = [values[name] for node in scales for name in node.input if name in values]
-    return known[0] if len(known) == 1 and known[0].size == 1 else None
+    return known[0] if len(known) == 1 else None
+
+
+def _is_scale_of(scale: npt.NDArray[Any], weights: npt.NDArray[Any], product: str) -> bool:
+    """Whether it is one number for all weights, or of a matrix one for each column."""
+    return scale.size == 1 or (product == "MatMulInteger" and scale.shape == weights.shape[-1:])

@@ -18,7 +18,7 @@ FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]
 PackageName = Annotated[str, Meta(pattern=r"^@?[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$")]
 Version = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+!_-]{0,99}$")]
 
-CONVERSIONS_REVISION = 2  # raise when a conversion writes another graph: what was converted before is then converted again
+CONVERSIONS_REVISION = 3  # raise when a conversion writes another graph: what was converted before is then converted again
 
 
 class Role(enum.StrEnum):

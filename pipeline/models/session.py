@@ -18,6 +18,7 @@ from pipeline.models.batching import Batcher
 from pipeline.models.errors import ModelError
 from pipeline.models.execution import ALONE, Execution, Provider
 from pipeline.models.float_weights import make_floats
+from pipeline.models.signed_weights import saturates
 
 FloatArray = npt.NDArray[np.float32]
 Rewrite = Callable[[onnx.ModelProto], onnx.ModelProto]
@@ -48,10 +49,10 @@ def open_session(path: Path | str, execution: Execution = ALONE, rewrite: Rewrit
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.log_severity_level = 3
-    if not multiplies_signed_bytes():
-        # else products of unsigned and signed bytes are cut off at 16 bits where there are no instructions for them
-        options.add_session_config_entry("session.x64quantprecision", "1")
     try:
+        if not multiplies_signed_bytes() and saturates(onnx.load(str(path))):
+            # signed weights are then made unsigned: slower, and nothing is cut off
+            options.add_session_config_entry("session.x64quantprecision", "1")
         session = InferenceSession(_model(path, execution, rewrite), options, providers=providers)
     except ModelError:
         raise

@@ -24,8 +24,8 @@ FloatArray = npt.NDArray[np.float32]
 
 _SIGNAL_S = 3
 _FORMANTS_HZ = ((700.0, 90.0), (1220.0, 110.0), (2600.0, 160.0))  # centre and width, of an open vowel
-# Float models agree to rounding on any CPU. Eight-bit products may saturate on CPUs without VNNI, so posteriors get more room:
-# a wrong graph is off by far more.
+# Float models agree to rounding on any CPU. Roundings to eight bits turn over with the last bit of a sum, so posteriors get
+# more room: a wrong graph is off by far more.
 _RELATIVE_TOLERANCE = 1e-3
 _POSTERIOR_TOLERANCE = 0.25  # total variation distance
 
