@@ -14,7 +14,9 @@ from onnx.reference import ReferenceEvaluator
 from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
 from onnxruntime.capi.onnxruntime_pybind11_state import SessionOptions
 
+from pipeline.models.graph import IR_VERSION
 from pipeline.models.manifest import Manifest
+from pipeline.models.session import open_session
 from pipeline.models.signed_weights import make_fit, make_signed, saturates
 from pipeline.models.store import model_paths
 
@@ -167,6 +169,17 @@ def test_unsigned_weights_and_small_ones_do_not_saturate() -> None:
     assert not saturates(product(np.full((4, 4), 255, np.uint8), np.array(3, np.uint8)))
     assert not saturates(product(np.full((4, 4), 64, np.int8), np.array(3, np.int8)))
     assert not saturates(of_graph(helper.make_node("MatMul", ["x", "w"], ["y"]), w=np.ones((4, 4), np.float32)))
+
+
+def test_a_model_that_does_not_fit_is_multiplied_exactly_all_the_same(tmp_path: Path) -> None:
+    """On a processor without VNNI it would be cut off at 2 * 32767 if it were multiplied as it is."""
+    model = product(np.full((4, 4), 127, np.int8), np.array(0, np.int8))
+    model.ir_version = IR_VERSION
+    path = tmp_path / "large.onnx"
+    path.write_bytes(model.SerializeToString())
+    feed = {"x": np.full((1, 4), 255, np.uint8), "xz": np.array(0, np.uint8)}
+    (said,) = open_session(path).run(None, feed)
+    np.testing.assert_array_equal(said, np.full((1, 4), 4 * 127 * 255))
 
 
 def test_the_encoder_multiplies_signed_bytes_to_the_same_bits(cache_dir: Path, manifest: Manifest) -> None:
