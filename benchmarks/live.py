@@ -39,6 +39,7 @@ STEPS = (0.3, 0.4, 0.5, 0.6, 0.7)  # of as many calls as the models alone leave 
 MEASURED_S = 60.0
 WARM_UP_S = 15.0
 LATEST_MS = 500.0
+_LIMIT_CALLS = 4
 _RESULT = msgspec.json.Decoder(Transition)
 _SEGMENTS = msgspec.json.Decoder(VadResult)
 _PRINT: msgspec.msgpack.Decoder[PrintRecord] = msgspec.msgpack.Decoder(PrintRecord)
@@ -170,7 +171,7 @@ def main() -> None:
     settings = load()
     os.sched_setaffinity(0, set(range(1, os.cpu_count() or 1)) or {0})  # the worker has core 0 for itself
     track = Track(settings, shape)
-    limit = limit_cpu_s(settings, track)
+    limit = limit_cpu_s(settings, track, numbers=range(_LIMIT_CALLS))
     steps = [int(one) for one in sys.argv[1:] if not one.startswith("--")] or [round(step / limit) for step in STEPS]
     print(describe())
     print(

@@ -1,6 +1,16 @@
-"""What benchmarks print, as JSON."""
+"""What benchmarks print, as JSON; and what their limits are made of."""
 
+import itertools
+import time
+from typing import cast
+
+import numpy as np
+import pytest
+
+from benchmarks import calls
+from benchmarks.calls import Shape, Track, limit_cpu_s
 from benchmarks.everything import tables
+from pipeline.settings import Settings
 
 PRINTED = """A machine, 2 cores
 
@@ -26,3 +36,34 @@ def test_tables_are_read_row_by_row() -> None:
 
 def test_text_without_tables_has_none() -> None:
     assert list(tables("nothing measured\n| not a table |\n")) == []
+
+
+def test_the_limit_is_what_hearing_takes_and_not_the_making_of_the_audio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of CPU that goes on by 2 s while a call is heard, and by 5 s while it is made."""
+    now_s = 0.0
+
+    class Made:
+        shape = Shape(300.0, 0.4, 500)
+
+        def of_call(self, number: int) -> calls.Frames:
+            nonlocal now_s
+            now_s += 5.0
+            return np.full((8000, 2), number, np.int16)
+
+    def hear(*_: object) -> None:
+        nonlocal now_s
+        now_s += 2.0
+
+    monkeypatch.setattr(time, "thread_time", lambda: now_s)
+    monkeypatch.setattr(calls, "load_models", lambda _: None)
+    monkeypatch.setattr(calls, "_hear", hear)
+    assert limit_cpu_s(Settings(), cast(Track, Made()), numbers=range(3)) == pytest.approx(2.0 / 300.0)
+
+
+def test_calls_begin_at_places_that_do_not_follow_from_one_another() -> None:
+    """Else those that begin one after the other say the same at the same time."""
+    track = Track.__new__(Track)
+    track.shape, track._frames = Shape(1.0, 0.4, 500), np.arange(16_000_000, dtype=np.int32)[:, None].astype(np.int16)
+    begins = [int(track.of_call(number)[0, 0]) for number in range(20)]
+    assert begins == [int(track.of_call(number)[0, 0]) for number in range(20)]
+    assert len({later - earlier for earlier, later in itertools.pairwise(begins)}) > 15
