@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
 
+from pipeline.settings import Settings
+
 if TYPE_CHECKING:
-    from pipeline.planning import Plan
+    from pipeline.planning import Costs, Plan
 
 _ENCODINGS = {"pcm_s16le": 2, "mulaw": 1, "alaw": 1}
 
@@ -32,11 +35,14 @@ _ENCODINGS = {"pcm_s16le": 2, "mulaw": 1, "alaw": 1}
     "--processor",
     default="vnni",
     show_default=True,
-    type=click.Choice(["vnni", "avx2"]),
-    help="AVX-512 with VNNI (Intel since Cascade Lake, AMD since Zen 4), or AVX2 alone.",
+    type=click.Choice(["vnni", "avx2", "here"]),
+    help="AVX-512 with VNNI (Intel since Cascade Lake, AMD since Zen 4), an older one with AVX2 alone (Zen 1), or the one that "
+    "this runs on, which is measured with the models of the settings, within half a minute.",
 )
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@click.pass_obj
 def plan(
+    settings: Settings,
     calls: int,
     speech: float,
     language_seconds: float,
@@ -52,7 +58,7 @@ def plan(
     """Compute workers, cores, memory, partitions, broker traffic and disk from what was measured (docs/performance.md)."""
     import msgspec
 
-    from pipeline.planning import PROCESSORS, Traffic
+    from pipeline.planning import Traffic
     from pipeline.planning import plan as planned
 
     traffic = Traffic(
@@ -65,9 +71,24 @@ def plan(
         sample_rate_hz=sample_rate,
         bytes_per_sample=_ENCODINGS[encoding],
     )
-    costs = PROCESSORS[processor]
+    costs = _costs(processor, settings)
     found = planned(traffic, costs, copies)
     click.echo(msgspec.json.encode(found) if as_json else "\n".join(_lines(found, costs.latest_s, copies)))
+
+
+def _costs(processor: str, settings: Settings) -> Costs:
+    from pipeline.models.errors import ModelError
+    from pipeline.planning import PROCESSORS
+
+    if processor in PROCESSORS:
+        return PROCESSORS[processor]
+    from pipeline.planning_here import costs_here
+
+    try:
+        return costs_here(settings, lambda line: click.echo(f"callstream: {line}", err=True))
+    except ModelError as error:
+        click.echo(f"callstream: {error}", err=True)
+        sys.exit(1)
 
 
 def _lines(found: Plan, latest_s: float, copies: int) -> list[str]:

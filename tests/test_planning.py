@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
+from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import planning_here
 from pipeline.cli import main
 from pipeline.planning import PROCESSORS, Costs, Plan, Traffic, bytes_of_call, cpu_of_call, plan
+from pipeline.planning_here import Say, costs_here
+from pipeline.settings import Settings
 from pipeline.topics import TOPICS
 
 COSTS = Costs()
@@ -91,3 +97,45 @@ def test_half_the_bytes_need_half_the_traffic() -> None:
 
 def test_calls_must_be_said() -> None:
     assert CliRunner().invoke(main, ["plan"]).exit_code == 2
+
+
+def test_a_plan_for_this_machine_is_of_what_is_measured_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[Costs] = []
+
+    def recorded(settings: Settings, say: Say) -> Costs:
+        measured.append(costs_here(settings, say))
+        return measured[0]
+
+    monkeypatch.setattr(planning_here, "costs_here", recorded)
+    done = CliRunner().invoke(main, ["plan", "--calls", "10", "--processor", "here", "--json"])
+    assert done.exit_code == 0, done.stderr
+    here, known = measured[0], PROCESSORS["avx2"]
+    differs = {name for name in Costs.__struct_fields__ if getattr(here, name) != getattr(known, name)}
+    assert differs == {name for name in Costs.__struct_fields__ if name.endswith("_cpu_s")} | {"latest_s"}
+    assert all(getattr(here, name) > 0 for name in differs)
+    assert json.loads(done.stdout)["cores"] == plan(Traffic(calls=10), here).cores
+    assert [line.rsplit(" ", 1)[1] for line in done.stderr.splitlines()[1:]] == ["voiceprint", "voice", "language"]
+
+
+def test_without_its_models_a_machine_cannot_be_measured(tmp_path: Path) -> None:
+    nowhere = tmp_path / "file"
+    nowhere.touch()
+    environment = {"CALLSTREAM_MODELS_MANIFEST": str(nowhere)}
+    done = CliRunner().invoke(main, ["plan", "--calls", "10", "--processor", "here"], env=environment)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("callstream: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert not done.stdout
+
+
+def test_of_several_times_the_least_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on while the model hears: 5, 3 and 4 s, then 2, 2 and 1 s."""
+    now_s, left_s = 0.0, [5.0, 3.0, 4.0, 2.0, 2.0, 1.0]
+
+    def model(_: object) -> None:
+        nonlocal now_s
+        now_s += left_s.pop(0)
+
+    monkeypatch.setattr(time, "thread_time", lambda: now_s)
+    silence = np.zeros(16_000, np.float32)
+    assert list(planning_here.least_s(model, [silence, silence])) == [3.0, 1.0]
