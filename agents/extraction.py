@@ -16,23 +16,13 @@ from agents.extraction_call import ExtractionCall
 from pipeline.audio.resampling import to_wide
 from pipeline.delivery import Receipt
 from pipeline.inference_pool import inference_pool
-from pipeline.models.errors import ModelError
-from pipeline.models.manifest import Role, load_manifest
 from pipeline.models.models import ModelSet
-from pipeline.models.registry import fetch
 from pipeline.print_index import PrintIndex
 from pipeline.records import UNDECODABLE, DeadLetterError, OutgoingRecord, Record, headers_of
-from pipeline.scoring.extraction import voiceprint_of
+from pipeline.scoring.extraction import load_models, voiceprint_of
 from pipeline.scoring.language_scorer import LanguageScorer
 from pipeline.scoring.languages import log_posteriors_of
-from pipeline.scoring.voiceprint import (
-    MODEL,
-    SPEAKER_DIMENSION,
-    VOICE_DIMENSION,
-    VoiceprintSum,
-    encode,
-    pack,
-)
+from pipeline.scoring.voiceprint import MODEL, VoiceprintSum, encode, pack
 from pipeline.settings import Settings
 from pipeline.stage import Frame, Stage
 from schemas.errors import DeadLetterType
@@ -67,18 +57,6 @@ def extract(models: ModelSet, utterance: Utterance, wants_language: bool = True)
         voiceprint,
         languages,
     )
-
-
-def load_models(settings: Settings) -> ModelSet:
-    """The models of the settings, fetched when they are not there. Raises ModelError."""
-    manifest = load_manifest(settings.manifest_path)
-    fetch(settings.cache_dir, manifest=manifest, language_size=settings.language_model)
-    models = ModelSet.load(settings.cache_dir, settings.language_model, manifest, settings.execution)
-    dimensions = [manifest.chosen(role).dimension for role in (Role.SPEAKER, Role.VOICE)]
-    if dimensions != [SPEAKER_DIMENSION, VOICE_DIMENSION]:
-        message = f"voiceprints hold {SPEAKER_DIMENSION} and {VOICE_DIMENSION} values, these models give {dimensions}"
-        raise ModelError(message)
-    return models
 
 
 class ExtractionStage:

@@ -15,11 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from agents.extraction import extract, load_models
+from agents.extraction import extract
 from benchmarks.calls import RATE_HZ, Shape, Track
 from benchmarks.machine import describe
 from pipeline.audio.listener import HeardUtterance
 from pipeline.models.models import ModelSet
+from pipeline.scoring.extraction import load_models
 from pipeline.settings import Settings, load
 from schemas.stream import Utterance
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from agents.extraction import extract, load_models
+from agents.extraction import extract
 from agents.extraction_call import ExtractionCall
 from pipeline.audio.listener import CallListener, HeardUtterance
 from pipeline.audio.segments import SegmentLog
@@ -62,9 +62,11 @@ class Track:
         return np.take(self._frames, np.arange(begin, begin + round(self.shape.seconds * 8000)), axis=0, mode="wrap")
 
 
-def limit_cpu_s(settings: Settings, track: Track, options: CallOptions = DEFAULTS, numbers: Sequence[int] = (0,)) -> float:
+def limit_cpu_s(
+    models: ModelSet, settings: Settings, track: Track, options: CallOptions = DEFAULTS, numbers: Sequence[int] = (0,)
+) -> float:
     """CPU seconds per second of call, without Kafka and Faust: detection, and the models on what is wanted."""
-    models, taken_s = load_models(settings), 0.0
+    taken_s = 0.0
     for number in numbers:
         frames = track.of_call(number)  # which is no part of the limit
         began_s = time.thread_time()
@@ -73,9 +75,8 @@ def limit_cpu_s(settings: Settings, track: Track, options: CallOptions = DEFAULT
     return taken_s / (track.shape.seconds * len(numbers))
 
 
-def longest_cpu_s(settings: Settings, track: Track) -> float:
+def longest_cpu_s(models: ModelSet, track: Track) -> float:
     """CPU seconds of all models on the longest utterance of a call, which nothing that comes of it can be faster than."""
-    models = load_models(settings)
     heard = [one for one in track.listen(track.of_call(0)) if isinstance(one, HeardUtterance)]
     if not heard:
         return 0.0

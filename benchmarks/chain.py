@@ -19,13 +19,14 @@ import msgspec
 import numpy as np
 import soundfile
 
-from agents.extraction import extract, load_models
+from agents.extraction import extract
 from benchmarks.machine import describe
 from benchmarks.worker import all_records, broker_and_worker, sample_calls, send_and_wait
 from pipeline.audio.listener import CallListener, HeardUtterance
 from pipeline.audio.resampling import to_wide
 from pipeline.models.detector import load_vad
 from pipeline.sample import sample_path
+from pipeline.scoring.extraction import load_models
 from pipeline.settings import Settings, load
 from schemas.media import AudioFormat
 from schemas.results import Transition

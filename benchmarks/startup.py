@@ -32,9 +32,10 @@ ROUNDS = 3
 _LOADING = """
 import pipeline.cli, agents.comparison, agents.gender, agents.intake, agents.language, agents.vad, agents.extraction
 from pipeline.models.detector import load_vad
+from pipeline.scoring.extraction import load_models
 from pipeline.settings import load
 settings = load()
-agents.extraction.load_models(settings), load_vad(settings.cache_dir, settings.manifest_path)
+load_models(settings), load_vad(settings.cache_dir, settings.manifest_path)
 """
 _RESULT = msgspec.json.Decoder(Transition)
 

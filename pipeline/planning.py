@@ -74,6 +74,10 @@ PROCESSORS: Final = {
 }
 
 
+class TooMuchForACoreError(Exception):
+    """One call takes more than a core has for it, and a call is heard by one worker."""
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What it takes. Bytes are before compression; `disk_bytes` is what topics hold when the oldest records are deleted."""
 
@@ -119,8 +123,11 @@ def bytes_of_call(traffic: Traffic, costs: Costs) -> dict[str, float]:
 
 
 def plan(traffic: Traffic, costs: Costs = Costs(), copies: int = 3) -> Plan:  # noqa: B008 - frozen
-    """What so much traffic takes, with so many copies of each partition."""
-    cores = traffic.calls * cpu_of_call(traffic, costs) / (costs.most_load - costs.idle_cpu_s)
+    """What so much traffic takes, with so many copies of each partition. Raises TooMuchForACoreError."""
+    one, there_is = cpu_of_call(traffic, costs), costs.most_load - costs.idle_cpu_s
+    if one > there_is:
+        raise TooMuchForACoreError(f"one such call takes {one:.0%} of a core, of which {max(0.0, there_is):.0%} may be used")
+    cores = traffic.calls * one / there_is
     workers = max(1, math.ceil(cores))
     written = {name: traffic.calls * rate for name, rate in bytes_of_call(traffic, costs).items()}
     kept_s = {topic.name: (topic.retention_ms or 0) / 1000 for topic in TOPICS}

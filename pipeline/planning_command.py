@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -37,7 +37,8 @@ _ENCODINGS = {"pcm_s16le": 2, "mulaw": 1, "alaw": 1}
     show_default=True,
     type=click.Choice(["vnni", "avx2", "here"]),
     help="AVX-512 with VNNI (Intel since Cascade Lake, AMD since Zen 4), an older one with AVX2 alone (Zen 1), or the one that "
-    "this runs on, which is measured with the models of the settings, within half a minute.",
+    "this runs on: its CPU is measured with the models of the settings, which takes half a minute with whisper-base. Memory is "
+    "whisper-base's.",
 )
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 @click.pass_obj
@@ -58,7 +59,7 @@ def plan(
     """Compute workers, cores, memory, partitions, broker traffic and disk from what was measured (docs/performance.md)."""
     import msgspec
 
-    from pipeline.planning import Traffic
+    from pipeline.planning import TooMuchForACoreError, Traffic
     from pipeline.planning import plan as planned
 
     traffic = Traffic(
@@ -72,7 +73,10 @@ def plan(
         bytes_per_sample=_ENCODINGS[encoding],
     )
     costs = _costs(processor, settings)
-    found = planned(traffic, costs, copies)
+    try:
+        found = planned(traffic, costs, copies)
+    except TooMuchForACoreError as error:
+        _fail(str(error))
     click.echo(msgspec.json.encode(found) if as_json else "\n".join(_lines(found, costs.latest_s, copies)))
 
 
@@ -87,15 +91,20 @@ def _costs(processor: str, settings: Settings) -> Costs:
     try:
         return costs_here(settings, lambda line: click.echo(f"callstream: {line}", err=True))
     except ModelError as error:
-        click.echo(f"callstream: {error}", err=True)
-        sys.exit(1)
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"callstream: {message}", err=True)
+    sys.exit(1)
 
 
 def _lines(found: Plan, latest_s: float, copies: int) -> list[str]:
     written = ", ".join(f"{name} {_bytes(rate)}/s" for name, rate in found.written_bytes_per_s.items())
     return [
         f"cores       {found.cores:g}, where 99 of 100 results come within {latest_s:g} s",
-        f"workers     {found.workers} of one core and {found.worker_memory_mb:,.0f} MB, {found.calls_per_worker:g} calls each",
+        f"workers     {found.workers} of one core and {found.worker_memory_mb:,.0f} MB, {found.calls_per_worker:g} calls each"
+        " (CALLSTREAM_INFERENCE_THREADS=1)",
         f"partitions  {found.partitions} of each topic (CALLSTREAM_PARTITIONS)",
         f"topics      {written}",
         f"brokers     {_bytes(found.broker_in_bytes_per_s)}/s in, {_bytes(found.broker_out_bytes_per_s)}/s out,"

@@ -13,12 +13,14 @@ import soundfile
 
 from pipeline.audio.listener import CallListener, HeardUtterance
 from pipeline.audio.resampling import to_wide
-from pipeline.models.manifest import load_manifest
+from pipeline.models.command import say_progress
+from pipeline.models.errors import ModelError
+from pipeline.models.execution import Provider
 from pipeline.models.models import ModelSet
-from pipeline.models.registry import fetch
 from pipeline.models.silero import SileroVad
 from pipeline.planning import PROCESSORS, Costs
 from pipeline.sample import sample_path
+from pipeline.scoring.extraction import load_models
 from pipeline.scoring.languages import log_posteriors_of
 from pipeline.settings import Settings
 from schemas.media import AudioFormat
@@ -27,12 +29,12 @@ Float32 = npt.NDArray[np.float32]
 Say = Callable[[str], None]
 
 # What is neither detection nor a model was measured with Kafka, on one machine (`avx2`); here it is taken to be as much slower
-# or faster as detection is, which is Python and small products, too: a second of speech took 3.13 ms there.
+# or faster as detection is, which is Python and small products, too: 0.76 s of a call with 243 s of speech there.
 _LIKE: Costs = PROCESSORS["avx2"]
-_DETECTION_S = 0.00313
+_DETECTION_S = 0.76 / 243
 _OF_THE_FRAME = ("chunk_cpu_s", "utterance_cpu_s", "idle_cpu_s")
 _CHUNK_MS = 250
-_TIMES = 3  # the least of so many is taken: other work on the machine only adds
+_TIMES, _DETECTION_TIMES = 3, 10  # the least of so many is taken: other work on the machine only adds
 
 
 class _Heard(NamedTuple):
@@ -42,18 +44,20 @@ class _Heard(NamedTuple):
 
 
 def costs_here(settings: Settings, say: Say) -> Costs:
-    """CPU seconds of this machine with the models of the settings, within half a minute; bytes and memory are as elsewhere.
+    """CPU seconds of this machine with the models of the settings; bytes and memory are those of whisper-base, as elsewhere.
 
-    `latest_s` is twice what all models take for the longest utterance: where that was measured, 99 of 100 results came within
-    1.3 to 1.9 times of it. Raises ModelError.
+    `latest_s` is twice what all models take for the longest utterance: with one thread and 41 to 75 % of the core in use, 99 of
+    100 results came within 1.2 to 1.9 times of that. Raises ModelError.
     """
-    manifest, size = load_manifest(settings.manifest_path), settings.language_model
-    fetch(settings.cache_dir, manifest=manifest, language_size=size)
-    models = ModelSet.load(settings.cache_dir, size, manifest, settings.execution.alone())
+    if settings.execution.provider is not Provider.CPU:
+        raise ModelError("what a GPU takes is not measured: set CALLSTREAM_INFERENCE_PROVIDER=cpu")
+    models = load_models(settings, say_progress)
     silero = SileroVad(models.silero_path)
     say("measuring detection on this machine")
     frames = np.asarray(soundfile.read(sample_path(), dtype="int16", always_2d=True)[0], np.int16)
-    heard = min((_listen(silero, frames) for _ in range(_TIMES)), key=lambda one: one.cpu_s)
+    heard = min((_listen(silero, frames) for _ in range(_DETECTION_TIMES)), key=lambda one: one.cpu_s)
+    if not heard.utterances:
+        raise ModelError("voice activity detection finds no speech in the bundled call, so models cannot be measured with it")
     detection_s = heard.cpu_s / heard.speech_s
     frame = {name: getattr(_LIKE, name) * detection_s / _DETECTION_S for name in _OF_THE_FRAME}
     extracted, longest_s = _extraction(models, heard, say)

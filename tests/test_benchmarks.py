@@ -10,6 +10,7 @@ import pytest
 from benchmarks import calls
 from benchmarks.calls import Shape, Track, limit_cpu_s
 from benchmarks.everything import tables
+from pipeline.models.models import ModelSet
 from pipeline.settings import Settings
 
 PRINTED = """A machine, 2 cores
@@ -55,9 +56,8 @@ def test_the_limit_is_what_hearing_takes_and_not_the_making_of_the_audio(monkeyp
         now_s += 2.0
 
     monkeypatch.setattr(time, "thread_time", lambda: now_s)
-    monkeypatch.setattr(calls, "load_models", lambda _: None)
     monkeypatch.setattr(calls, "_hear", hear)
-    assert limit_cpu_s(Settings(), cast(Track, Made()), numbers=range(3)) == pytest.approx(2.0 / 300.0)
+    assert limit_cpu_s(cast(ModelSet, None), Settings(), cast(Track, Made()), numbers=range(3)) == pytest.approx(2.0 / 300.0)
 
 
 def test_calls_begin_at_places_that_do_not_follow_from_one_another() -> None:
