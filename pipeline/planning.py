@@ -126,7 +126,10 @@ def plan(traffic: Traffic, costs: Costs = Costs(), copies: int = 3) -> Plan:  # 
     """What so much traffic takes, with so many copies of each partition. Raises TooMuchForACoreError."""
     one, there_is = cpu_of_call(traffic, costs), costs.most_load - costs.idle_cpu_s
     if one > there_is:
-        raise TooMuchForACoreError(f"one such call takes {one:.0%} of a core, of which {max(0.0, there_is):.0%} may be used")
+        raise TooMuchForACoreError(
+            f"one such call takes {one:.0%} of a core, of which {max(0.0, there_is):.0%} may be used; "
+            "take a faster processor or a smaller language model, or send channels apart"
+        )
     cores = traffic.calls * one / there_is
     workers = max(1, math.ceil(cores))
     written = {name: traffic.calls * rate for name, rate in bytes_of_call(traffic, costs).items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
+import timeit
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -57,7 +59,9 @@ def costs_here(settings: Settings, say: Say) -> Costs:
     frames = np.asarray(soundfile.read(sample_path(), dtype="int16", always_2d=True)[0], np.int16)
     heard = min((_listen(silero, frames) for _ in range(_DETECTION_TIMES)), key=lambda one: one.cpu_s)
     if not heard.utterances:
-        raise ModelError("voice activity detection finds no speech in the bundled call, so models cannot be measured with it")
+        raise ModelError(
+            "voice activity detection hears no speech in the bundled call, so models cannot be measured; correct the manifest"
+        )
     detection_s = heard.cpu_s / heard.speech_s
     frame = {name: getattr(_LIKE, name) * detection_s / _DETECTION_S for name in _OF_THE_FRAME}
     extracted, longest_s = _extraction(models, heard, say)
@@ -93,11 +97,6 @@ def _extraction(models: ModelSet, heard: _Heard, say: Say) -> tuple[dict[str, fl
 
 
 def least_s(model: Callable[[Float32], object], utterances: Sequence[Float32]) -> Iterator[float]:
-    """CPU seconds that the model takes for each utterance, which it has met before."""
+    """CPU seconds that the model takes for each utterance, the least of several times."""
     for samples in utterances:
-        taken_s = []
-        for _ in range(_TIMES):
-            began_s = time.thread_time()
-            model(samples)
-            taken_s.append(time.thread_time() - began_s)
-        yield min(taken_s)
+        yield min(timeit.repeat(functools.partial(model, samples), timer=time.thread_time, number=1, repeat=_TIMES))
