@@ -92,7 +92,7 @@ def workers(settings: Settings, count: int, folder: Path) -> Iterator[list[Calla
             worker = pinned_worker(settings, own, cores[number % len(cores)], worker_port=str(ports[-1]))
             usages.append(stack.enter_context(worker))
         for port in ports:
-            wait_ready(port, wanted=True)
+            wait_ready(f"http://127.0.0.1:{port}", wanted=True)
         time.sleep(SETTLED_S)
         yield usages
 

@@ -197,6 +197,17 @@ def http(method: str, url: str, body: object = None) -> tuple[int, dict[str, str
         return error.code, dict(error.headers), json.loads(error.read() or b"null")
 
 
+def wait_answer(url: str, technology: str, task_id: str) -> Any:
+    """What a query service says of a task once it is final there: its view follows `results`, others may know it sooner."""
+    give_up_s = time.monotonic() + PATIENCE_S
+    while True:
+        status, _, body = http("GET", f"{url}/api/technology/{technology}/{task_id}")
+        if status == 200 and body["task"]["state"] in ("done", "failed", "rejected"):
+            return body
+        assert time.monotonic() < give_up_s, f"{task_id}: {status} {body}"
+        time.sleep(0.05)
+
+
 def wait_url(process: Process) -> str:
     """Where a query service listens, from its own word."""
     give_up_s = time.monotonic() + PATIENCE_S
@@ -208,20 +219,20 @@ def wait_url(process: Process) -> str:
         time.sleep(0.1)
 
 
-def is_ready(port: int) -> bool:
-    """Whether the worker of this port says so of all of its agents."""
+def is_ready(url: str) -> bool:
+    """Whether the worker or the query service there says so."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as answer:
+        with urllib.request.urlopen(f"{url}/ready", timeout=5) as answer:
             return bool(json.loads(answer.read())["ready"])
     except OSError as error:  # 503, or not up yet; another status is neither
         assert getattr(error, "code", 503) == 503  # noqa: PT017 - an error is one of the answers here
         return False
 
 
-def wait_ready(port: int, wanted: bool) -> None:
+def wait_ready(url: str, wanted: bool) -> None:
     give_up_s = time.monotonic() + PATIENCE_S
-    while is_ready(port) is not wanted:
-        assert time.monotonic() < give_up_s, f"/ready did not turn {wanted}"
+    while is_ready(url) is not wanted:
+        assert time.monotonic() < give_up_s, f"{url}/ready did not turn {wanted}"
         time.sleep(0.02)
 
 

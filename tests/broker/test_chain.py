@@ -15,7 +15,7 @@ from pipeline.settings import Settings
 from schemas.stream import CallBegin, Utterance
 from schemas.tasks import Technology, call_task_id
 from tests.harness import media_headers, sample_audio
-from tests.system import Process, System, http, open_system, wait_url
+from tests.system import Process, System, http, open_system, wait_answer, wait_url
 
 pytestmark = pytest.mark.broker
 
@@ -69,8 +69,8 @@ def test_a_file_goes_in_and_every_answer_can_be_read_by_task_id(system: System, 
         assert [revision for revision, _ in transitions] == list(range(len(transitions)))
         assert [state for _, state in transitions] == ["pending"] + ["running"] * (len(transitions) - 2) + ["done"]
     for technology, task_id in sent["tasks"].items():
-        status, _, body = http("GET", f"{query_url}/api/technology/{technology}/{task_id}")
-        assert (status, body["task"]) == (200, {"task_id": task_id, "state": "done"})
+        body = wait_answer(query_url, technology, task_id)
+        assert body["task"] == {"task_id": task_id, "state": "done"}
         assert len(body["result"]["channels"]) == 2
     headers = dict(system.read("results")[0].headers() or [])
     assert headers["content-type"] == b"application/json"

@@ -17,7 +17,7 @@ from pipeline.topics import TOPICS
 from tests.broker.secured import PASSWORD, PLAIN_PASSWORD, PLAIN_USER, USER, Authority, Secured, open_secured
 from tests.broker.test_chain import ALL, GENDER, LANGUAGE, VOICEPRINT
 from tests.broker_fixture import cache_dir
-from tests.system import PATIENCE_S, System, http, open_system, wait_url
+from tests.system import PATIENCE_S, System, http, open_system, wait_answer, wait_url
 
 pytestmark = pytest.mark.broker
 
@@ -83,7 +83,7 @@ def test_a_call_and_a_start_task_go_through(kafka: Secured, call_file: Path, tmp
         assert status == 202, started
         final = system.wait_final(started["task"]["task_id"], {GENDER})[GENDER]
         assert final["task"]["state"] == "done"
-        assert http("GET", f"{url}/api/technology/{LANGUAGE}/{tasks[LANGUAGE]}")[2]["task"]["state"] == "done"
+        assert wait_answer(url, LANGUAGE, tasks[LANGUAGE])["task"]["state"] == "done"
         assert PASSWORD not in everything_said(system)
 
 

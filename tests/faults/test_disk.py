@@ -18,7 +18,7 @@ from tests.faults.conftest import Reporter, settings_for
 from tests.faults.feed import Feed
 from tests.faults.outcome import Expected, Outcome, task_ids
 from tests.faults.pool import Pool
-from tests.system import PATIENCE_S, System, http, open_system, wait_url
+from tests.system import PATIENCE_S, System, http, open_system, wait_answer, wait_url
 
 pytestmark = pytest.mark.broker
 
@@ -86,13 +86,13 @@ def test_the_view_meets_a_full_and_a_read_only_disk(system: System, disk: SmallD
         outcome.wait([known], PATIENCE_S)
         wait_status(f"{url}/ready", 200)
         technology, task_id = next(iter(task_ids(known).items()))
-        answer = http("GET", f"{url}/api/technology/{technology}/{task_id}")
+        answer = wait_answer(url, technology, task_id)
         disk.fill()
         with Feed(system.settings, missed.chunks):
             pass
         outcome.wait([missed], PATIENCE_S)
         wait_status(f"{url}/ready", 503)
-        assert http("GET", f"{url}/api/technology/{technology}/{task_id}")[::2] == answer[::2]
+        assert http("GET", f"{url}/api/technology/{technology}/{task_id}")[::2] == (200, answer)
         disk.free()
         wait_status(f"{url}/ready", 200)
         _check_answers(url, outcome, [known, missed])
@@ -114,8 +114,8 @@ def _check_answers(url: str, outcome: Outcome, calls: Sequence[Call]) -> None:
     for call in calls:
         for technology, task_id in task_ids(call).items():
             final = json.loads(outcome.tasks[task_id].finals[0])
-            code, _, body = http("GET", f"{url}/api/technology/{technology}/{task_id}")
-            assert (code, body["task"], body["result"]) == (200, final["task"], final["result"])
+            body = wait_answer(url, technology, task_id)
+            assert (body["task"], body["result"]) == (final["task"], final["result"])
 
 
 def _is_final(outcome: Outcome, task_id: str) -> bool:

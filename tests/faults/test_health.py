@@ -43,16 +43,17 @@ def test_ready_turns_false_without_a_broker_and_true_again(
     embedded_broker: EmbeddedBroker, tmp_path: Path, expected: Expected
 ) -> None:
     port = free_port()
+    url = f"http://127.0.0.1:{port}"
     with (
         open_system(settings_for(embedded_broker.bootstrap), tmp_path) as system,
         Outcome(system) as outcome,
         Pool(system, 1, CALLSTREAM_WORKER_PORT=str(port)) as pool,
     ):
-        wait_ready(port, wanted=True)
+        wait_ready(url, wanted=True)
         embedded_broker.kill()
-        wait_ready(port, wanted=False)
+        wait_ready(url, wanted=False)
         embedded_broker.restart()
-        wait_ready(port, wanted=True)
+        wait_ready(url, wanted=True)
         call = send(system, "behind")
         outcome.wait([call], PATIENCE_S)
         outcome.judge([call], expected).check()
@@ -61,14 +62,15 @@ def test_ready_turns_false_without_a_broker_and_true_again(
 
 def test_ready_turns_false_when_a_frozen_worker_finds_its_partitions_gone(system: System, expected: Expected) -> None:
     port = free_port()
+    url = f"http://127.0.0.1:{port}"
     with Outcome(system) as outcome, Pool(system, 2, CALLSTREAM_WORKER_PORT="0") as pool:
         watched = system.start("worker", CALLSTREAM_WORKER_PORT=str(port))
-        wait_ready(port, wanted=True)
+        wait_ready(url, wanted=True)
         watched.signal(signal.SIGSTOP)
         time.sleep(SESSION_TIMEOUT_S + 2)
         watched.signal(signal.SIGCONT)
-        wait_ready(port, wanted=False)
-        wait_ready(port, wanted=True)
+        wait_ready(url, wanted=False)
+        wait_ready(url, wanted=True)
         assert watched.terminate() == 0
         call = send(system, "behind")
         outcome.wait([call], PATIENCE_S)

@@ -118,7 +118,7 @@ def _dies_in_post(system: System, doom: str, upload: Upload, **environment: str)
     command = [DOOMED[0], "-m", "tests.faults.doomed_query"]
     query = system.start("query", "--port", "0", command=command, **(GRACE | environment), CALLSTREAM_DOOM=doom)
     url = wait_url(query)
-    wait_ready(int(url.rpartition(":")[2]), True)  # what comes before that is not swept: the view may not know of it
+    wait_ready(url, wanted=True)  # what comes before that is not swept: the view may not know of it
     with httpx.Client(base_url=url, timeout=60) as client, pytest.raises(httpx.TransportError):
         upload.send(client)
     assert query.wait(PATIENCE_S) == -signal.SIGKILL

@@ -25,7 +25,7 @@ from tests.faults.outcome import Outcome
 from tests.fuzz.good_calls import COUNT, DECODERS, Account, Piece, Values, good_pieces, undisturbed, wav
 from tests.fuzz.records import BLOB, Bad, bad_record
 from tests.harness import run
-from tests.system import System, http, open_system, wait_url
+from tests.system import System, http, open_system, wait_answer, wait_url
 
 KAFKA_COUNT = max(10, COUNT // 80)  # on each topic
 KAFKA_TOPICS = ("media", "requests", "watchlist", "speech", "prints", "results")
@@ -179,8 +179,8 @@ def check_query(system: System, url: str, expected: Values) -> None:
     """The good tasks are told as they ended; of the bad records it has counted each that is no task's state."""
     for key, values in expected.items():
         body = json.loads(values[-1] or b"")
-        status, _, told = http("GET", f"{url}/api/technology/{body['technology']}/{(key or b'').decode()}")
-        assert (status, told["task"]["state"], told["result"]) == (200, "done", body["result"])
+        told = wait_answer(url, body["technology"], (key or b"").decode())
+        assert (told["task"]["state"], told["result"]) == ("done", body["result"])
     skipped = 0
     for record in records_of(system, "results"):
         try:
