@@ -29,7 +29,7 @@ demo: setup ## stream a bundled call through everything (DEMO_ARGS="FILE ... --j
 	@$(BIN)/callstream demo $(DEMO_ARGS)
 
 test: setup test-tools ## run the tests (PYTEST_ARGS="-k name")
-	@OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: setup ## style, types, import directions, schemas, compose file
 	@$(SAY) "ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .

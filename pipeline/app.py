@@ -14,7 +14,7 @@ from mode.utils.loops import get_event_loop
 
 from pipeline.breaker import EXIT_BREAKER
 from pipeline.connection import faust_credentials
-from pipeline.consumer import StageApp
+from pipeline.consumer import NoTables, StageApp
 from pipeline.delivery import describe_error
 from pipeline.header_names import tolerate
 from pipeline.health import HealthServer
@@ -75,6 +75,7 @@ def build_app(name: str, settings: Settings) -> StageApp:
         # The window drains by itself at each hand-over; Faust would wait for records that are held on purpose.
         stream_wait_empty=False,
         loghandlers=[],
+        TableManager=NoTables,
     )
     app.lease = Lease(settings.session_timeout_s, app.conf.id)
     return app
@@ -107,6 +108,9 @@ class CallstreamWorker(mode.Worker):
         for runner, error in zip(self.runners, ended, strict=True):
             if isinstance(error, BaseException):
                 logger.error("agent %s did not end in order: %s", runner.stage.name, describe_error(error))
+
+    async def _sentinel_task(self) -> None:
+        """Nothing: mode would sleep for a second before it closes the loop, when all tasks have ended."""
 
     async def on_shutdown(self) -> None:
         """Let go of everything; the apps have handed over by now."""

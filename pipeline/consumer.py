@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import faust
 from aiokafka.errors import ConsumerStoppedError
+from faust.tables.manager import TableManager
 from faust.transport.drivers import aiokafka as aiokafka_driver
 from faust.types import TP
 from faust.types.tuples import Message
@@ -157,6 +158,7 @@ class StageConsumer(aiokafka_driver.Consumer):
         if fresh:
             # Not `seek`: that one touches the fetcher from this thread, while it gives out records on its own.
             await self.seek_wait(earliest)
+        await cast(ConsumerThread, self._thread).let_go()
         self._log.begin({place: earliest[place] if offset is None else offset for place, offset in committed.items()})
 
     async def _read(self) -> None:
@@ -250,6 +252,15 @@ class StageConsumer(aiokafka_driver.Consumer):
 
 class _Transport(aiokafka_driver.Transport):
     Consumer = StageConsumer
+
+
+class NoTables(TableManager):
+    """What Faust begins and ends rebalances with, where there are no tables: its own waits a second at the start for some."""
+
+    async def on_start(self) -> None:
+        """Begin."""
+        await self._update_channels()
+        await self.recovery.start()
 
 
 class StageApp(faust.App):

@@ -59,6 +59,33 @@ class ConsumerThread(aiokafka_driver.AIOKafkaConsumerThread):
         consumer._consumer_timeout = _LOOK_S
         return consumer
 
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """A rebalance begins."""
+        self._hold()
+        await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """It is decided."""
+        self._hold()
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    def _hold(self) -> None:
+        """Fetch nothing before `let_go`.
+
+        aiokafka fetches as soon as it knows from where. Kafka answers a connection in turn, and a fetch not before there is
+        something new or 1.5 s are over: so long would wait what else has to be asked before reading begins, and the next fetch.
+        """
+        consumer = self._ensure_consumer()
+        consumer.pause(*consumer.assignment())
+
+    async def let_go(self) -> None:
+        """Fetch what is assigned, from where the consumer has sought to."""
+        await self.call_thread(self._let_go)
+
+    async def _let_go(self) -> None:
+        consumer = self._ensure_consumer()
+        consumer.resume(*consumer.assignment())
+
     async def on_thread_stop(self) -> None:
         """End."""
         # Not the driver's own, which calls `stop`: a CancelledError from there would end this thread without saying so, and

@@ -66,7 +66,7 @@ class Thread:
     def __init__(self, pauses: Iterator[int]) -> None:
         self._pauses = pauses
         self.first = self.end = self.position_ = self.committed = 0
-        self.is_assigned = False
+        self.is_assigned = self.is_held = False
         self.assignments_count = 0
 
     def assignment(self) -> set[TP]:
@@ -75,12 +75,13 @@ class Thread:
     def assign(self) -> None:
         """aiokafka begins at the committed offset; somebody may have fetched from there since, and thrown it away."""
         self.assignments_count += 1
-        self.is_assigned, self.position_ = True, min(self.committed + next(self._pauses), self.end)
+        self.is_assigned = self.is_held = True
+        self.position_ = min(self.committed + next(self._pauses), self.end)
 
     async def getmany(self, places: set[TP], timeout: float) -> dict[TP, list[ConsumerRecord[bytes, bytes]]]:  # noqa: ASYNC109
         assert timeout > 0
         await pause(1 + next(self._pauses))
-        if PLACE not in places or not self.is_assigned:
+        if PLACE not in places or not self.is_assigned or self.is_held:
             return {}
         if not self.first <= self.position_ <= self.end:
             self.position_ = self.first  # as aiokafka does, and says so to nobody
@@ -106,6 +107,10 @@ class Thread:
         await pause(next(self._pauses))
         self.position_ = places[PLACE]
         await pause(next(self._pauses))
+
+    async def let_go(self) -> None:
+        await pause(next(self._pauses))
+        self.is_held = False
 
     async def commit(self, offsets: dict[TP, int]) -> bool:
         assignments = self.assignments_count

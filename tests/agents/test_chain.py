@@ -2,13 +2,16 @@
 
 import json
 import random
+import threading
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.scoring.comparison import compare
 from pipeline.scoring.voiceprint import DIMENSION, Voiceprint, decode
 from schemas.tasks import Technology
 from tests.agents.conftest import OpenBench
@@ -145,6 +148,28 @@ async def test_a_replay_compares_with_the_watch_list_as_the_call_met_it(open_ben
         for record in list(bench.log["prints"]):
             await again.frames[-1].deliver(record)
     assert {(one.key, one.value) for one in again.log["results"]} == {(one.key, one.value) for one in before}
+
+
+@pytest.mark.parametrize(("count", "in_loop"), [(1, True), (101, False)])
+async def test_a_long_watch_list_is_compared_in_a_thread_of_its_own(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch, count: int, in_loop: bool
+) -> None:
+    """Other calls would wait for it."""
+    threads: set[int] = set()
+
+    def compared(*arguments: Any) -> Any:
+        threads.add(threading.get_ident())
+        return compare(*arguments)
+
+    monkeypatch.setattr("agents.comparison.compare", compared)
+    random = np.random.default_rng(5)
+    async with open_bench() as bench:
+        entries = watchlist_of(bench).entries
+        entries |= {str(n): Voiceprint(random.standard_normal(DIMENSION).astype(np.float32), 3.0) for n in range(count)}
+        await send(bench, sample_audio(0, 10))
+    assert len(bench.final("call-1", COMPARISON)["result"]["references"]) == count
+    assert threads
+    assert (threads == {threading.get_ident()}) is in_loop
 
 
 def watchlist_of(bench: Bench) -> Any:

@@ -1,0 +1,88 @@
+"""What a consumer asks of real Kafka when it is given partitions, and in which order."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.offset import OffsetRequest
+
+from pipeline.app import build_app
+from pipeline.consumer import StageConsumer
+from pipeline.delivery import Receipt
+from pipeline.records import OutgoingRecord, Record
+from pipeline.runner import StageRunner
+from pipeline.settings import Settings
+from pipeline.stage import Frame
+from pipeline.topics import create_topics
+
+pytestmark = pytest.mark.broker
+
+PATIENCE_S = 60.0
+
+
+class Taking:
+    """A stage that keeps what it is given."""
+
+    name = "taking"
+    topics: tuple[str, ...] = ("media",)
+
+    def __init__(self) -> None:
+        self.values: list[bytes | None] = []
+
+    async def start(self, frame: Frame) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def forget(self) -> None: ...
+
+    async def tick(self) -> None: ...
+
+    async def process(self, record: Record, receipt: Receipt) -> None:
+        self.values.append(record.value)
+        receipt.release()
+
+    async def fail(self, record: Record, message: str) -> None: ...
+
+
+async def test_nothing_is_fetched_before_the_place_to_begin_at_is_known(
+    monkeypatch: pytest.MonkeyPatch, broker_bootstrap: str, topic_prefix: str
+) -> None:
+    """A fetch that finds nothing keeps its connection for 1.5 s: whatever is asked behind it waits."""
+    asked: list[type[Any]] = []
+    send: Any = AIOKafkaClient.send
+    seek = StageConsumer._seek_to_committed
+
+    async def listed(self: AIOKafkaClient, node_id: int, request: Any, **how: Any) -> Any:
+        asked.append(type(request))
+        return await send(self, node_id, request, **how)
+
+    async def late(self: StageConsumer) -> None:
+        await asyncio.sleep(0.3)  # other agents begin as well
+        await seek(self)
+
+    monkeypatch.setattr(AIOKafkaClient, "send", listed)
+    monkeypatch.setattr(StageConsumer, "_seek_to_committed", late)
+    settings = Settings(broker=broker_bootstrap, topic_prefix=topic_prefix, partitions=3)
+    await create_topics(settings)
+    app, stage = build_app("taking", settings), Taking()
+    runner = StageRunner(app, stage, settings, app.lease)
+    await app.start()
+    try:
+        await until(lambda: runner.is_ready() and FetchRequest in asked)
+        assert OffsetRequest in asked
+        assert OffsetRequest not in asked[asked.index(FetchRequest) :], asked
+        await runner.publisher.publish([OutgoingRecord("media", b"call", b"audio", partition=2)])
+        await until(lambda: stage.values == [b"audio"])
+    finally:
+        await app.stop()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    give_up_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < give_up_s
+        await asyncio.sleep(0.01)
