@@ -32,6 +32,7 @@ _REBALANCE_S = 30.0
 _MAX_STANDSTILL_S = 10 * 365 * 86_400.0
 _LOOK_ROUND_MS = 30_000  # for partitions that were added, and topics that were made anew
 _WATCH_EVERY_S = 2.0
+_LAST_TURNS_S = 0.1
 _LAST_WORDS_S = 5.0  # for leaving the groups and closing connections
 
 
@@ -92,7 +93,7 @@ class CallstreamWorker(mode.Worker):
         self.health = HealthServer(runners, settings)
 
     async def on_first_start(self) -> None:
-        """Load the stages before any record is read, then start the apps side by side: each takes a second."""
+        """Load the stages before any record is read, then start the apps side by side."""
         await super().on_first_start()
         await self.health.start()
         await asyncio.gather(*(runner.stage.start(runner) for runner in self.runners))
@@ -110,7 +111,8 @@ class CallstreamWorker(mode.Worker):
                 logger.error("agent %s did not end in order: %s", runner.stage.name, describe_error(error))
 
     async def _sentinel_task(self) -> None:
-        """Nothing: mode would sleep for a second before it closes the loop, when all tasks have ended."""
+        """Let what was cancelled end before the loop is closed. All has handed over by now; mode would sleep for a second."""
+        await asyncio.sleep(_LAST_TURNS_S)
 
     async def on_shutdown(self) -> None:
         """Let go of everything; the apps have handed over by now."""

@@ -260,7 +260,8 @@ class NoTables(TableManager):
     async def on_start(self) -> None:
         """Begin."""
         await self._update_channels()
-        await self.recovery.start()
+        if not self.should_stop:
+            await self.recovery.start()
 
 
 class StageApp(faust.App):

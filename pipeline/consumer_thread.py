@@ -6,6 +6,7 @@ from typing import Any, Protocol, cast
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as aiokafka_driver
 from faust.types import TP
 from mode import Service
@@ -18,6 +19,13 @@ COMMIT_S = 30.0
 # How often aiokafka looks what to fetch when nothing has changed. Whatever changes that (a record taken, a seek, an answer, an
 # assignment) wakes it anyway, and its own fifth of a second took a quarter of all that an idle worker does.
 _LOOK_S = 1.0
+
+
+_TURNS = 3  # of the loop, in which a fetch that waited for the assignment comes to wait for records
+
+
+class _HeldError(Exception):
+    """A rebalance has ended what a fetch waited for."""
 
 
 class _LeasedApp(Protocol):
@@ -67,6 +75,7 @@ class ConsumerThread(aiokafka_driver.AIOKafkaConsumerThread):
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """It is decided."""
         self._hold()
+        await self._end_fetch()
         await super().on_partitions_assigned(assigned, generation_id)
 
     def _hold(self) -> None:
@@ -77,6 +86,26 @@ class ConsumerThread(aiokafka_driver.AIOKafkaConsumerThread):
         """
         consumer = self._ensure_consumer()
         consumer.pause(*consumer.assignment())
+
+    async def _end_fetch(self) -> None:
+        """Let the loop of the agents go on, which waits for records of before: nothing comes while partitions are held."""
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        for waiter in list(cast(Any, self._ensure_consumer()._fetcher)._fetch_waiters):
+            if not waiter.done():
+                waiter.set_exception(_HeldError())
+
+    async def _fetch_records(
+        self,
+        consumer: AIOKafkaConsumer,
+        active_partitions: set[TP],
+        timeout: float | None = None,  # noqa: ASYNC109 - Faust's
+        max_records: int | None = None,
+    ) -> RecordMap:
+        try:
+            return await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        except _HeldError:
+            return {}
 
     async def let_go(self) -> None:
         """Fetch what is assigned, from where the consumer has sought to."""

@@ -1,8 +1,9 @@
 """What a consumer asks of real Kafka when it is given partitions, and in which order."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ class Taking:
     topics: tuple[str, ...] = ("media",)
 
     def __init__(self) -> None:
-        self.values: list[bytes | None] = []
+        self.values: list[bytes] = []
 
     async def start(self, frame: Frame) -> None: ...
 
@@ -42,7 +43,7 @@ class Taking:
     async def tick(self) -> None: ...
 
     async def process(self, record: Record, receipt: Receipt) -> None:
-        self.values.append(record.value)
+        self.values.append(record.value or b"")
         receipt.release()
 
     async def fail(self, record: Record, message: str) -> None: ...
@@ -68,15 +69,41 @@ async def test_nothing_is_fetched_before_the_place_to_begin_at_is_known(
     monkeypatch.setattr(StageConsumer, "_seek_to_committed", late)
     settings = Settings(broker=broker_bootstrap, topic_prefix=topic_prefix, partitions=3)
     await create_topics(settings)
-    app, stage = build_app("taking", settings), Taking()
-    runner = StageRunner(app, stage, settings, app.lease)
-    await app.start()
-    try:
+    async with member(settings) as (runner, stage):
         await until(lambda: runner.is_ready() and FetchRequest in asked)
         assert OffsetRequest in asked
         assert OffsetRequest not in asked[asked.index(FetchRequest) :], asked
         await runner.publisher.publish([OutgoingRecord("media", b"call", b"audio", partition=2)])
         await until(lambda: stage.values == [b"audio"])
+
+
+async def test_who_waits_for_records_begins_anew_when_another_member_comes(
+    monkeypatch: pytest.MonkeyPatch, broker_bootstrap: str, topic_prefix: str
+) -> None:
+    """The fetch that waits would wait as long as it may: nothing comes while partitions are held."""
+    monkeypatch.setattr("pipeline.consumer._FETCH_S", 3600.0)
+    settings = Settings(broker=broker_bootstrap, topic_prefix=topic_prefix, partitions=3)
+    await create_topics(settings)
+    async with member(settings) as (first, one):
+        await until(first.is_ready)
+        async with member(settings) as (second, other):
+            await until(lambda: second.is_ready() and len(second.app.consumer.assignment()) < 3)
+            await until(lambda: first.is_ready() and len(first.app.consumer.assignment()) < 3)
+            values = [b"%d" % number for number in range(3)]
+            for number, value in enumerate(values):
+                await first.publisher.publish([OutgoingRecord("media", b"call", value, partition=number)])
+            await until(lambda: sorted(one.values + other.values) == values)
+
+
+@contextlib.asynccontextmanager
+async def member(settings: Settings) -> AsyncIterator[tuple[StageRunner, Taking]]:
+    """A member of the group, in this process."""
+    app, stage = build_app("taking", settings), Taking()
+    runner = StageRunner(app, stage, settings, app.lease)
+    async with asyncio.timeout(PATIENCE_S):
+        await app.start()
+    try:
+        yield runner, stage
     finally:
         await app.stop()
 
