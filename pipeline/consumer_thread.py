@@ -6,7 +6,6 @@ from typing import Any, Protocol, cast
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.group_coordinator import GroupCoordinator
-from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as aiokafka_driver
 from faust.types import TP
 from mode import Service
@@ -19,13 +18,6 @@ COMMIT_S = 30.0
 # How often aiokafka looks what to fetch when nothing has changed. Whatever changes that (a record taken, a seek, an answer, an
 # assignment) wakes it anyway, and its own fifth of a second took a quarter of all that an idle worker does.
 _LOOK_S = 1.0
-
-
-_TURNS = 3  # of the loop, in which a fetch that waited for the assignment comes to wait for records
-
-
-class _HeldError(Exception):
-    """A rebalance has ended what a fetch waited for."""
 
 
 class _LeasedApp(Protocol):
@@ -48,6 +40,8 @@ class _MethodQueue(MethodQueue):
 class ConsumerThread(aiokafka_driver.AIOKafkaConsumerThread):
     """The thread of one agent's consumer."""
 
+    _is_beginning = True
+
     async def on_start(self) -> None:
         """Begin; the lease follows the member."""
         await super().on_start()
@@ -67,51 +61,25 @@ class ConsumerThread(aiokafka_driver.AIOKafkaConsumerThread):
         consumer._consumer_timeout = _LOOK_S
         return consumer
 
-    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """A rebalance begins."""
-        self._hold()
-        await super().on_partitions_revoked(revoked)
-
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """It is decided."""
-        self._hold()
-        await self._end_fetch()
-        await super().on_partitions_assigned(assigned, generation_id)
-
-    def _hold(self) -> None:
-        """Fetch nothing before `let_go`.
+        """A rebalance is decided. What is assigned first is not fetched before `let_go`.
 
         aiokafka fetches as soon as it knows from where. Kafka answers a connection in turn, and a fetch not before there is
         something new or 1.5 s are over: so long would wait what else has to be asked before reading begins, and the next fetch.
+        Later the loop of the agents waits for records when a rebalance comes, and must not be kept from them.
         """
-        consumer = self._ensure_consumer()
-        consumer.pause(*consumer.assignment())
-
-    async def _end_fetch(self) -> None:
-        """Let the loop of the agents go on, which waits for records of before: nothing comes while partitions are held."""
-        for _ in range(_TURNS):
-            await asyncio.sleep(0)
-        for waiter in list(cast(Any, self._ensure_consumer()._fetcher)._fetch_waiters):
-            if not waiter.done():
-                waiter.set_exception(_HeldError())
-
-    async def _fetch_records(
-        self,
-        consumer: AIOKafkaConsumer,
-        active_partitions: set[TP],
-        timeout: float | None = None,  # noqa: ASYNC109 - Faust's
-        max_records: int | None = None,
-    ) -> RecordMap:
-        try:
-            return await super()._fetch_records(consumer, active_partitions, timeout, max_records)
-        except _HeldError:
-            return {}
+        if self._is_beginning:
+            consumer = self._ensure_consumer()
+            consumer.pause(*consumer.assignment())
+        await super().on_partitions_assigned(assigned, generation_id)
 
     async def let_go(self) -> None:
         """Fetch what is assigned, from where the consumer has sought to."""
-        await self.call_thread(self._let_go)
+        if self._is_beginning:
+            await self.call_thread(self._let_go)
 
     async def _let_go(self) -> None:
+        self._is_beginning = False
         consumer = self._ensure_consumer()
         consumer.resume(*consumer.assignment())
 

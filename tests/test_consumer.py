@@ -75,7 +75,8 @@ class Thread:
     def assign(self) -> None:
         """aiokafka begins at the committed offset; somebody may have fetched from there since, and thrown it away."""
         self.assignments_count += 1
-        self.is_assigned = self.is_held = True
+        self.is_held = self.assignments_count == 1
+        self.is_assigned = True
         self.position_ = min(self.committed + next(self._pauses), self.end)
 
     async def getmany(self, places: set[TP], timeout: float) -> dict[TP, list[ConsumerRecord[bytes, bytes]]]:  # noqa: ASYNC109

@@ -77,11 +77,8 @@ async def test_nothing_is_fetched_before_the_place_to_begin_at_is_known(
         await until(lambda: stage.values == [b"audio"])
 
 
-async def test_who_waits_for_records_begins_anew_when_another_member_comes(
-    monkeypatch: pytest.MonkeyPatch, broker_bootstrap: str, topic_prefix: str
-) -> None:
-    """The fetch that waits would wait as long as it may: nothing comes while partitions are held."""
-    monkeypatch.setattr("pipeline.consumer._FETCH_S", 3600.0)
+async def test_what_is_assigned_later_is_read_too(broker_bootstrap: str, topic_prefix: str) -> None:
+    """Another member comes, and goes again."""
     settings = Settings(broker=broker_bootstrap, topic_prefix=topic_prefix, partitions=3)
     await create_topics(settings)
     async with member(settings) as (first, one):
@@ -93,6 +90,10 @@ async def test_who_waits_for_records_begins_anew_when_another_member_comes(
             for number, value in enumerate(values):
                 await first.publisher.publish([OutgoingRecord("media", b"call", value, partition=number)])
             await until(lambda: sorted(one.values + other.values) == values)
+        await until(lambda: first.is_ready() and len(first.app.consumer.assignment()) == 3)
+        for number in range(3):
+            await first.publisher.publish([OutgoingRecord("media", b"call", b"alone", partition=number)])
+        await until(lambda: one.values.count(b"alone") == 3)
 
 
 @contextlib.asynccontextmanager
