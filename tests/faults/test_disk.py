@@ -18,7 +18,7 @@ from tests.faults.conftest import Reporter, settings_for
 from tests.faults.feed import Feed
 from tests.faults.outcome import Expected, Outcome, task_ids
 from tests.faults.pool import Pool
-from tests.system import PATIENCE_S, System, http, open_system, wait_answer, wait_url
+from tests.system import PATIENCE_S, System, http, open_system, wait_answer, wait_ready, wait_url
 
 pytestmark = pytest.mark.broker
 
@@ -64,17 +64,6 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     opened.close()
 
 
-def status(url: str) -> int:
-    return http("GET", url)[0]
-
-
-def wait_status(url: str, wanted: int) -> None:
-    give_up_s = time.monotonic() + PATIENCE_S
-    while (found := status(url)) != wanted:
-        assert time.monotonic() < give_up_s, f"{url} answers {found}, not {wanted}"
-        time.sleep(0.1)
-
-
 def test_the_view_meets_a_full_and_a_read_only_disk(system: System, disk: SmallDisk) -> None:
     """It says that it is not ready, goes on answering what it knows, and catches up."""
     with Outcome(system) as outcome, Pool(system, 1):
@@ -84,17 +73,17 @@ def test_the_view_meets_a_full_and_a_read_only_disk(system: System, disk: SmallD
         with Feed(system.settings, known.chunks):
             pass
         outcome.wait([known], PATIENCE_S)
-        wait_status(f"{url}/ready", 200)
+        wait_ready(url, wanted=True)
         technology, task_id = next(iter(task_ids(known).items()))
         answer = wait_answer(url, technology, task_id)
         disk.fill()
         with Feed(system.settings, missed.chunks):
             pass
         outcome.wait([missed], PATIENCE_S)
-        wait_status(f"{url}/ready", 503)
+        wait_ready(url, wanted=False)
         assert http("GET", f"{url}/api/technology/{technology}/{task_id}")[::2] == (200, answer)
         disk.free()
-        wait_status(f"{url}/ready", 200)
+        wait_ready(url, wanted=True)
         _check_answers(url, outcome, [known, missed])
         assert query.terminate() == 0
         disk.remount("ro")
@@ -105,7 +94,7 @@ def test_the_view_meets_a_full_and_a_read_only_disk(system: System, disk: SmallD
         outcome.wait([late], PATIENCE_S)
         disk.remount("rw")
         url = wait_url(system.start("query", "--port", "0", CALLSTREAM_DATA_DIR=str(disk.folder)))
-        wait_status(f"{url}/ready", 200)
+        wait_ready(url, wanted=True)
         _check_answers(url, outcome, [known, missed, late])
 
 

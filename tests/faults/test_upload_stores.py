@@ -13,7 +13,7 @@ from pipeline.broker import EmbeddedBroker
 from tests.faults.conftest import Calm, settings_for
 from tests.faults.outcome import Outcome
 from tests.faults.pool import Pool
-from tests.faults.test_disk import SmallDisk, wait_status
+from tests.faults.test_disk import SmallDisk
 from tests.faults.uploads import (
     FROM_FILES,
     LARGE_RESULT,
@@ -30,7 +30,7 @@ from tests.faults.uploads import (
     start,
     wait_final,
 )
-from tests.system import PATIENCE_S, System, open_system
+from tests.system import PATIENCE_S, System, open_system, wait_ready
 
 pytestmark = pytest.mark.broker
 
@@ -88,7 +88,7 @@ def test_a_task_that_the_view_could_not_take_keeps_its_blob(idle: System, tmp_pa
     environment = {"CALLSTREAM_DATA_DIR": str(disk.folder), "CALLSTREAM_BLOB_STORE": str(tmp_path / "store")}
     _, client = serve(idle, **environment)
     with client:
-        wait_status(f"{client.base_url}/ready", 200)
+        wait_ready(str(client.base_url), wanted=True)
         disk.fill()
         [task_id] = start(client, [SMALL])
         assert client.get(f"{SMALL.path}/{task_id}").status_code == 404
@@ -170,7 +170,7 @@ def test_without_kafka_a_file_is_500_and_its_blob_goes(embedded_broker: Embedded
             answer = MEGABYTES.send(client)
             assert (answer.status_code, answer.json()["type"]) == (500, "internal"), answer.text
             embedded_broker.restart()
-            wait_status(f"{client.base_url}/ready", 200)
+            wait_ready(str(client.base_url), wanted=True)
             folder.wait_swept(requests=kept)
             kept |= start(client, [SMALL])
             folder.wait_swept(requests=kept)
