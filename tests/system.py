@@ -18,7 +18,7 @@ import stamina
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
 from pipeline.connection import librdkafka_options
-from pipeline.settings import Settings
+from pipeline.settings import PREFIX, Settings
 
 CLI = [sys.executable, "-m", "pipeline.cli"]
 PATIENCE_S = 90.0
@@ -76,18 +76,10 @@ class System:
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings = settings
         self.folder = folder
-        self.environment = {
-            "CALLSTREAM_BROKER": settings.broker,
-            "CALLSTREAM_TOPIC_PREFIX": settings.topic_prefix,
-            "CALLSTREAM_PARTITIONS": str(settings.partitions),
-            "CALLSTREAM_LANGUAGE_MODEL": settings.language_model,
-            "CALLSTREAM_IDLE_TIMEOUT_S": str(settings.idle_timeout_s),
-            "CALLSTREAM_DATA_DIR": str(folder / "data"),
-            "CALLSTREAM_REPLICATION_FACTOR": str(settings.replication_factor),
-            "CALLSTREAM_SESSION_TIMEOUT_S": str(settings.session_timeout_s),
-        }
-        kafka = {name: value for name, value in msgspec.structs.asdict(settings).items() if name.startswith("kafka_")}
-        self.environment |= {f"CALLSTREAM_{name.upper()}": value for name, value in kafka.items()}
+        defaults = msgspec.structs.asdict(Settings())
+        changed = {name: value for name, value in msgspec.structs.asdict(settings).items() if value != defaults[name]}
+        self.environment = {f"{PREFIX}{name.upper()}": str(value) for name, value in changed.items()}
+        self.environment["CALLSTREAM_DATA_DIR"] = str(folder / "data")
         self._broker = librdkafka_options(settings)
         self._producer = Producer(self._broker | {"message.max.bytes": "4000000", "partitioner": "murmur2_random"})
         self._started: list[Process] = []

@@ -29,8 +29,14 @@ CHUNK = 16_000  # half a second
 
 
 def settings_for(bootstrap: str, idle_timeout_s: float = 60.0) -> Settings:
-    prefix = f"t{uuid.uuid4().hex[:10]}."
-    return Settings(broker=bootstrap, topic_prefix=prefix, partitions=2, language_model="tiny", idle_timeout_s=idle_timeout_s)
+    return Settings(
+        broker=bootstrap,
+        topic_prefix=f"t{uuid.uuid4().hex[:10]}.",
+        partitions=2,
+        language_model="tiny",
+        idle_timeout_s=idle_timeout_s,
+        session_timeout_s=6.0,
+    )
 
 
 @pytest.fixture(scope="module")
