@@ -7,7 +7,7 @@ at every stage of a call; each that ends is followed by another. When the first 
 latency is from the record timestamp of the chunk that closes an utterance to that of the partial result. A number of calls is
 borne when p99 of every technology is under 500 ms. The worker has core 0, the broker and the callers share the others. The
 limit that it is held against is the same audio through the same models without Kafka and Faust, which waits for nothing; CALLS
-are by default 30 % of the limit, 40 % and so on, until they are not borne.
+are by default 30 % of the limit, 40 % and so on, until they are not borne, or 20, 10 and 5 %, until they are.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -37,6 +37,7 @@ from schemas.tasks import Technology
 
 VAD = Technology.VOICE_ACTIVITY_DETECTION
 STEPS = (0.3, 0.4, 0.5, 0.6, 0.7)  # of as many calls as the models alone leave time for
+FEWER = (0.2, 0.1, 0.05)  # where not even the first of these are borne
 MEASURED_S = 60.0
 WARM_UP_S = 15.0
 LATEST_MS = 500.0
@@ -165,7 +166,7 @@ def shown(values: list[float]) -> str:
 
 
 def main() -> None:
-    """Measure more and more calls until they are too many."""
+    """Measure until it is known how many are borne."""
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     options = dict(one[2:].split("=") for one in sys.argv[1:] if one.startswith("--"))
     shape = Shape(float(options.get("seconds", 300)), float(options.get("speech", 0.4)), int(options.get("chunk-ms", 250)))
@@ -175,7 +176,8 @@ def main() -> None:
     models = load_models(settings)
     longest_s = longest_cpu_s(models, track)  # their first run, too, which is no part of the limit
     limit = limit_cpu_s(models, settings, track, numbers=range(_LIMIT_CALLS))
-    steps = [int(one) for one in sys.argv[1:] if not one.startswith("--")] or [round(step / limit) for step in STEPS]
+    given = [int(one) for one in sys.argv[1:] if not one.startswith("--")]
+    more, fewer = ([round(step / limit) for step in steps] for steps in (STEPS, FEWER))
     print(describe())
     print(
         f"calls of {shape.seconds:.0f} s, {shape.speech:.0%} speech in each channel, records of {shape.chunk_ms} ms; ", end=""
@@ -184,9 +186,15 @@ def main() -> None:
     print(f"and all models hear the longest of their utterances in {1000 * longest_s:.0f} ms\n")
     print("| calls | of the limit | CPU of the core | VAD p50 / p99 ms | voiceprint | gender | language | memory MB | borne |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for calls in steps:
-        if not report(calls, limit, measure(settings, track, calls)):
-            break
+    search(lambda calls: report(calls, limit, measure(settings, track, calls)), given or more, [] if given else fewer)
+
+
+def search(is_borne: Callable[[int], bool], more: Sequence[int], fewer: Sequence[int]) -> None:
+    """Try more and more calls until they are too many; where the first are, fewer and fewer until they are borne."""
+    climbs = is_borne(more[0])
+    for calls in more[1:] if climbs else fewer:
+        if is_borne(calls) is not climbs:
+            return
 
 
 def report(calls: int, limit: float, found: Measured) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from benchmarks import calls
 from benchmarks.calls import Shape, Track, limit_cpu_s
 from benchmarks.everything import tables
+from benchmarks.live import search
 from pipeline.models.models import ModelSet
 from pipeline.settings import Settings
 
@@ -67,3 +68,18 @@ def test_calls_begin_at_places_that_do_not_follow_from_one_another() -> None:
     begins = [int(track.of_call(number)[0, 0]) for number in range(20)]
     assert begins == [int(track.of_call(number)[0, 0]) for number in range(20)]
     assert len({later - earlier for earlier, later in itertools.pairwise(begins)}) > 15
+
+
+@pytest.mark.parametrize(
+    ("borne", "tried"),
+    [(100, [30, 40, 50]), (45, [30, 40, 50]), (35, [30, 40]), (25, [30, 20]), (15, [30, 20, 10]), (0, [30, 20, 10])],
+)
+def test_the_largest_number_of_calls_is_looked_for_upwards_or_downwards(borne: int, tried: list[int]) -> None:
+    asked: list[int] = []
+
+    def is_borne(count: int) -> bool:
+        asked.append(count)
+        return count <= borne
+
+    search(is_borne, [30, 40, 50], [20, 10])
+    assert asked == tried

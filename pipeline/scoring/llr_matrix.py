@@ -15,7 +15,8 @@ from pipeline.scoring.voiceprint import DIMENSION, SPEAKER_DIMENSION, VOICE_DIME
 Float32 = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
-_BLOCK: Final = 1 << 19  # scores at once: with fewer the calls themselves cost, more leave the processor's cache
+_BLOCK: Final = 1 << 19  # scores of one product: with fewer the calls themselves cost, more leave the processor's cache
+_PART: Final = 1 << 17  # of these what is weighed at once: that is read and written several times
 _READ_ROWS: Final = 256  # voiceprints put into matrices at once, so that they are read from the cache the second time
 
 
@@ -67,10 +68,10 @@ def matrix_llr(rows: Rows, columns: Side, backend: ComparisonBackend) -> Float32
     """
     scorer, shape = _Scorer(columns, backend), (len(rows.short), len(columns.short))
     step = max(1, _BLOCK // max(1, shape[1]))
-    llr, room = np.empty(shape, np.float32), np.empty((min(step, shape[0]), shape[1]), np.float32)
+    llr, room = np.empty(shape, np.float32), scorer.room(min(step, shape[0]))
     for begin in range(0, len(llr), step):
         part = slice(begin, begin + step)
-        scorer.score(rows.part(part), llr[part], room[: len(llr[part])])
+        scorer.score(rows.part(part), llr[part], room)
     llr[:, columns.silent] = 0.0
     return llr
 
@@ -101,6 +102,14 @@ def _embedding(
     return _Embedding(*parts, np.float32(weight), np.float32(on_short), by_short)
 
 
+class _Room(NamedTuple):
+    """Memory that every block is computed in: two products (n, m + k), and weights of as many rows as make a part."""
+
+    speakers: Float32
+    voices: Float32
+    weights: Float32
+
+
 class _Scorer:
     """Scores blocks of the long list against the whole short one."""
 
@@ -115,26 +124,44 @@ class _Scorer:
         rest = np.stack([np.ones_like(of_column), of_column, columns.narrow])
         self._beside = np.concatenate([_beside_columns(self._speaker), _beside_columns(self._voice), rest])
 
-    def score(self, rows: Rows, llr: Float32, room: Float32) -> None:
-        """Into `llr` (n, m); `room` is memory of the same shape."""
-        speakers, voices = product(rows.speaker, self._speaker.columns), product(rows.voice, self._voice.columns)
-        count = llr.shape[1]
-        *of_speakers, odds = speakers[:, count:].T.copy()  # each without gaps: all of them are read several times
-        of_voices = voices[:, count:].T.copy()
+    def room(self, count: int) -> _Room:
+        """For blocks of up to so many rows."""
+        speakers, voices = (np.empty((count, one.columns.shape[1]), np.float32) for one in (self._speaker, self._voice))
+        columns = self._beside.shape[1]
+        return _Room(speakers, voices, np.empty((min(count, max(1, _PART // max(1, columns))), columns), np.float32))
+
+    def score(self, rows: Rows, llr: Float32, room: _Room) -> None:
+        """Into `llr` (n, m)."""
+        count, columns = llr.shape
+        speakers = product(rows.speaker, self._speaker.columns, room.speakers[:count])
+        voices = product(rows.voice, self._voice.columns, room.voices[:count])
+        # without gaps: all of them are read several times
+        of_speakers, of_voices = speakers[:, columns:].T.copy(), voices[:, columns:].T.copy()
+        speaker, voice, beside = self._of_rows(rows.short, of_speakers, of_voices)
+        cosines = (self._speaker, speaker, speakers), (self._voice, voice, voices)
+        for begin in range(0, count, len(room.weights)):
+            part = slice(begin, begin + len(room.weights))
+            scores = np.dot(beside.T[part], self._beside, out=llr[part])
+            for one, factors, products in cosines:
+                weights = np.dot(factors.T[part], one.by_short, out=room.weights[: len(scores)])
+                weights *= products[part, :columns]
+                scores += weights
+        llr[_zeros(rows.speaker, of_speakers) | _zeros(rows.voice, of_voices)] = 0.0
+
+    def _of_rows(self, short: Float32, of_speakers: Float32, of_voices: Float32) -> tuple[Float32, Float32, Float32]:
+        """Factors of both cosines (2, n), and (11, n) what all that is no cosine takes of the rows.
+
+        That is what the means take off, and what does not depend on how alike they are. `of_speakers` (3, n) and `of_voices`
+        (2, n) are products of the rows with the means, behind them with what tells the band.
+        """
+        *of_means, odds = of_speakers
         narrow = (1 / (1 + np.exp(-(odds + self._narrow_bias)))).astype(np.float32)
         share = np.stack([1 - narrow, narrow])
-        speaker = _factors(self._speaker, np.stack(of_speakers), share, rows.short)
-        voice = _factors(self._voice, of_voices, share, rows.short)
-        alone = self._on_short * rows.short + self._on_narrow * narrow
+        speaker = _factors(self._speaker, np.stack(of_means), share, short)
+        voice = _factors(self._voice, of_voices, share, short)
+        alone = self._on_short * short + self._on_narrow * narrow
         of_row = np.stack([alone, np.ones_like(narrow), self._on_both * narrow])
-        # all that is no cosine in one product: what the means take off, and what does not depend on how alike they are
-        beside = np.concatenate([_beside_rows(speaker, share), _beside_rows(voice, share), of_row])
-        np.dot(beside.T, self._beside, out=llr)
-        for one, factors, products in ((self._speaker, speaker, speakers), (self._voice, voice, voices)):
-            weights = np.dot(factors.T, one.by_short, out=room)
-            weights *= products[:, :count]
-            llr += weights
-        llr[_zeros(rows.speaker, of_speakers) | _zeros(rows.voice, of_voices)] = 0.0
+        return speaker, voice, np.concatenate([_beside_rows(speaker, share), _beside_rows(voice, share), of_row])
 
 
 def _factors(one: _Embedding, of_means: Float32, share: Float32, short: Float32) -> Float32:
@@ -157,8 +184,8 @@ def _beside_columns(one: _Embedding) -> Float32:
     return np.concatenate([-one.by_short[0] * one.of_means, -one.by_short[1] * one.of_means])
 
 
-def _zeros(rows: Float32, of_means: Sequence[Float32] | Float32) -> Bools:
-    """Which rows hold nothing but zeros (n,); their products with the means say which to look at."""
+def _zeros(rows: Float32, of_means: Float32) -> Bools:
+    """Which rows hold nothing but zeros (n,); their products with the means, (2 or more, n), say which to look at."""
     found: Bools = (of_means[0] == 0) & (of_means[1] == 0)
     found[found] = np.logical_not(rows[found].any(axis=1))
     return found

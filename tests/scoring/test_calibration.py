@@ -14,7 +14,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models import registry
+from pipeline.models import products, registry
 from pipeline.models.models import ModelSet
 from pipeline.scoring import llr_matrix
 from pipeline.scoring.calibration import (
@@ -84,13 +84,17 @@ def test_comparison_is_symmetric_and_of_each_pair_alone(columns: int, rows: int,
     np.testing.assert_allclose(llr[rows - 1, columns - 1], comparison_llr(a[-1:], b[-1:])[0, 0], rtol=0, atol=1e-4)
 
 
-def test_every_block_of_a_long_list_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("wide", [1, 1000])
+@pytest.mark.parametrize(("block", "part"), [(2, 7), (7, 2), (5, 2), (4, 3)])
+def test_every_block_of_a_long_list_is_scored(monkeypatch: pytest.MonkeyPatch, block: int, part: int, wide: int) -> None:
     """Lengths of speech differ, and one in the last block, which is not a whole one, says nothing."""
     a = voices(3, 1, 2.0)
     b = [one for number in range(7) for one in voices(1, 10 + number, 1.0 + number)]
     b[6] = EMPTY
     expected = [[comparison_llr([left], [right])[0, 0] for left in a] for right in b]
-    monkeypatch.setattr(llr_matrix, "_BLOCK", 2 * len(a))
+    monkeypatch.setattr(llr_matrix, "_BLOCK", block * len(a))
+    monkeypatch.setattr(llr_matrix, "_PART", part * len(a))
+    monkeypatch.setattr(products, "_WIDE", wide)
     monkeypatch.setattr(llr_matrix, "_READ_ROWS", 2)
     np.testing.assert_allclose(comparison_llr(a, b), expected, rtol=0, atol=1e-4)
     assert not comparison_llr(a, b)[6].any()
