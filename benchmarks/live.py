@@ -177,7 +177,7 @@ def main() -> None:
     longest_s = longest_cpu_s(models, track)  # their first run, too, which is no part of the limit
     limit = limit_cpu_s(models, settings, track, numbers=range(_LIMIT_CALLS))
     given = [int(one) for one in sys.argv[1:] if not one.startswith("--")]
-    more, fewer = ([round(step / limit) for step in steps] for steps in (STEPS, FEWER))
+    more, fewer = (list(dict.fromkeys(max(1, round(step / limit)) for step in steps)) for steps in (STEPS, FEWER))
     print(describe())
     print(
         f"calls of {shape.seconds:.0f} s, {shape.speech:.0%} speech in each channel, records of {shape.chunk_ms} ms; ", end=""
@@ -190,7 +190,7 @@ def main() -> None:
 
 
 def search(is_borne: Callable[[int], bool], more: Sequence[int], fewer: Sequence[int]) -> None:
-    """Try more and more calls until they are too many; where the first are, fewer and fewer until they are borne."""
+    """Try `more` in turn until they are too many; where its first are too many already, `fewer` until they are borne."""
     climbs = is_borne(more[0])
     for calls in more[1:] if climbs else fewer:
         if is_borne(calls) is not climbs:

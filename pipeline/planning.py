@@ -44,7 +44,7 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     utterance_cpu_s: float = 0.006  # its records and partial results
     idle_cpu_s: float = 0.018  # of a worker without calls, a second
     utterance_s: float = 3.2
-    voiceprint_enough_s: float = 32.0  # of each channel; an utterance is not cut
+    voiceprint_enough_s: float = 31.6  # of each channel: 30 s, and half an utterance, since none is cut
     voice_enough_s: float = 9.6
     chunk_bytes: float = 70.0  # beside the audio
     print_bytes: float = 1060.0
@@ -62,14 +62,14 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
 PROCESSORS: Final = {
     "vnni": Costs(),
     "avx2": Costs(
-        chunk_cpu_s=0.0008,
-        detection_cpu_s=0.0034,
-        voiceprint_cpu_s=0.0347,
-        voice_cpu_s=0.0143,
-        language_cpu_s=0.129,
-        utterance_cpu_s=0.008,
-        idle_cpu_s=0.023,
-        latest_s=1.4,
+        chunk_cpu_s=0.00045,
+        detection_cpu_s=0.0022,
+        voiceprint_cpu_s=0.0222,
+        voice_cpu_s=0.0086,
+        language_cpu_s=0.0371,
+        utterance_cpu_s=0.011,
+        idle_cpu_s=0.02,
+        latest_s=0.95,
     ),
 }
 
@@ -96,7 +96,7 @@ def cpu_of_call(traffic: Traffic, costs: Costs) -> float:
     """CPU seconds for a second of one call."""
     spoken_s = traffic.speech * traffic.call_s
     extracted_cpu_s = costs.voiceprint_cpu_s * min(spoken_s, costs.voiceprint_enough_s)
-    extracted_cpu_s += costs.voice_cpu_s * min(spoken_s, costs.voice_enough_s)
+    extracted_cpu_s += costs.voice_cpu_s * min(spoken_s, costs.voice_enough_s, costs.voiceprint_enough_s)
     extracted_cpu_s += costs.language_cpu_s * min(spoken_s, traffic.language_s)
     of_speech = costs.detection_cpu_s + costs.utterance_cpu_s / costs.utterance_s
     of_channel = traffic.speech * of_speech + extracted_cpu_s / traffic.call_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -23,7 +24,8 @@ _ENCODINGS = {"pcm_s16le": 2, "mulaw": 1, "alaw": 1}
     default=32.0,
     show_default=True,
     type=click.FloatRange(10),
-    help="Speech until a channel's language is known; 12 where all speak languages that the model knows well.",
+    help="Speech until a channel's language is known; 12 where all speak languages that the model knows well. All of it with "
+    "CALLSTREAM_LANGUAGE_ENOUGH=0.",
 )
 @click.option("--call-seconds", default=300.0, show_default=True, type=click.FloatRange(1), help="Length of a call.")
 @click.option("--chunk-ms", default=250, show_default=True, type=click.IntRange(20, 10_000), help="Audio in a record.")
@@ -36,9 +38,9 @@ _ENCODINGS = {"pcm_s16le": 2, "mulaw": 1, "alaw": 1}
     default="vnni",
     show_default=True,
     type=click.Choice(["vnni", "avx2", "here"]),
-    help="AVX-512 with VNNI (Intel since Cascade Lake, AMD since Zen 4), an older one with AVX2 alone (Zen 1), or the one that "
-    "this runs on: its CPU is measured with the models of the settings, which takes half a minute with whisper-base. Memory is "
-    "whisper-base's.",
+    help="AVX-512 with VNNI (Intel since Cascade Lake, AMD since Zen 4), one with AVX2 alone (Zen 3; Zen 1 takes more than "
+    "twice as much), or the one that this runs on: its CPU is measured with the models of the settings, which takes half a "
+    "minute with whisper-base. Memory is whisper-base's.",
 )
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 @click.pass_obj
@@ -65,14 +67,14 @@ def plan(
     traffic = Traffic(
         calls=calls,
         speech=speech,
-        language_s=language_seconds,
+        language_s=language_seconds if settings.language_enough else math.inf,
         call_s=call_seconds,
         chunk_ms=chunk_ms,
         channels=channels,
         sample_rate_hz=sample_rate,
         bytes_per_sample=_ENCODINGS[encoding],
     )
-    costs = _costs(processor, settings)
+    costs = _as_set(_costs(processor, settings), settings)
     try:
         found = planned(traffic, costs, copies)
     except TooMuchForACoreError as error:
@@ -92,6 +94,15 @@ def _costs(processor: str, settings: Settings) -> Costs:
         return costs_here(settings, lambda line: click.echo(f"callstream: {line}", err=True))
     except ModelError as error:
         _fail(str(error))
+
+
+def _as_set(costs: Costs, settings: Settings) -> Costs:
+    """With what the settings take for enough. The utterance in which that is reached is heard to its end; 0 is never."""
+    import msgspec
+
+    limits = settings.voiceprint_enough_s, settings.voice_enough_s
+    voiceprint_s, voice_s = (one + costs.utterance_s / 2 if one else math.inf for one in limits)
+    return msgspec.structs.replace(costs, voiceprint_enough_s=voiceprint_s, voice_enough_s=voice_s)
 
 
 def _fail(message: str) -> NoReturn:

@@ -30,10 +30,9 @@ from schemas.media import AudioFormat
 Float32 = npt.NDArray[np.float32]
 Say = Callable[[str], None]
 
-# What is neither detection nor a model was measured with Kafka, on one machine (`avx2`); here it is taken to be as much slower
-# or faster as detection is, which is Python and small products, too: 0.76 s of a call with 243 s of speech there.
+# What is neither detection nor a model was measured with Kafka, on one machine; here it is taken to be as much slower or faster
+# as detection is, which is Python and small products, too.
 _LIKE: Costs = PROCESSORS["avx2"]
-_DETECTION_S = 0.76 / 243
 _OF_THE_FRAME = ("chunk_cpu_s", "utterance_cpu_s", "idle_cpu_s")
 _CHUNK_MS = 250
 _TIMES, _DETECTION_TIMES = 3, 10  # the least of so many is taken: other work on the machine only adds
@@ -63,7 +62,7 @@ def costs_here(settings: Settings, say: Say) -> Costs:
             "voice activity detection hears no speech in the bundled call, so models cannot be measured; correct the manifest"
         )
     detection_s = heard.cpu_s / heard.speech_s
-    frame = {name: getattr(_LIKE, name) * detection_s / _DETECTION_S for name in _OF_THE_FRAME}
+    frame = {name: getattr(_LIKE, name) * detection_s / _LIKE.detection_cpu_s for name in _OF_THE_FRAME}
     extracted, longest_s = _extraction(models, heard, say)
     measured = {**frame, **extracted, "detection_cpu_s": detection_s, "latest_s": round(2 * longest_s, 2)}
     return msgspec.structs.replace(_LIKE, **measured)

@@ -76,10 +76,9 @@ class System:
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings = settings
         self.folder = folder
-        defaults = msgspec.structs.asdict(Settings())
-        changed = {name: value for name, value in msgspec.structs.asdict(settings).items() if value != defaults[name]}
-        self.environment = {f"{PREFIX}{name.upper()}": str(value) for name, value in changed.items()}
-        self.environment["CALLSTREAM_DATA_DIR"] = str(folder / "data")
+        values = msgspec.structs.asdict(settings) | {"data_dir": folder / "data"}
+        # But for the cache: where models and jars are, the environment of the tests says.
+        self.environment = {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items() if name != "cache_dir"}
         self._broker = librdkafka_options(settings)
         self._producer = Producer(self._broker | {"message.max.bytes": "4000000", "partitioner": "murmur2_random"})
         self._started: list[Process] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.models import convert_campplus
@@ -62,14 +61,10 @@ class ModelSet:
         if missing:
             raise ModelError(f"models {', '.join(missing)} are not in {cache_dir}: run `callstream models fetch`")
         paths = {role: model_paths(cache_dir, model) for role, model in chosen.items()}
-        with ThreadPoolExecutor(thread_name_prefix="models") as pool:  # onnxruntime lets go of the GIL
-            speaker = pool.submit(open_speaker, chosen[Role.SPEAKER], paths[Role.SPEAKER], execution)
-            voice = pool.submit(open_voice, chosen[Role.VOICE], paths[Role.VOICE], execution)
-            language = pool.submit(open_language, chosen[Role.LANGUAGE], paths[Role.LANGUAGE], execution)
-            return cls(
-                speaker=speaker.result(),
-                voice=voice.result(),
-                language=language.result(),
-                silero_path=paths[Role.VAD][0],
-                speaker_name=chosen[Role.SPEAKER].name,
-            )
+        return cls(
+            speaker=open_speaker(chosen[Role.SPEAKER], paths[Role.SPEAKER], execution),
+            voice=open_voice(chosen[Role.VOICE], paths[Role.VOICE], execution),
+            language=open_language(chosen[Role.LANGUAGE], paths[Role.LANGUAGE], execution),
+            silero_path=paths[Role.VAD][0],
+            speaker_name=chosen[Role.SPEAKER].name,
+        )

@@ -14,8 +14,6 @@ _WEIGHT, _ZERO_POINT = 1, 3  # inputs of MatMulInteger (https://onnx.ai/onnx/ope
 _MOST = 128
 _STEP, _STEPS = 1.02, 120  # a column is made smaller until it fits, at most by a factor of 10
 
-Int16Array = npt.NDArray[np.int16]
-
 
 def make_signed(graph: onnx.GraphProto) -> None:
     """Turn the uint8 weights of MatMulInteger and their zero points into int8, both less 128: their difference is the same.

@@ -191,9 +191,9 @@ def test_a_call_is_compared_with_the_watch_list(broker_bootstrap: str, tmp_path:
 
 
 def kill_9(opened: System, worker: Process) -> Process:
-    """One worker, killed and started again, three times."""
+    """One worker, killed and started again, three times; each has partitions once the session of the one before has ended."""
     for _ in range(3):
-        time.sleep(4)
+        time.sleep(8)
         worker.kill()
         worker = opened.start("worker")
     return worker
