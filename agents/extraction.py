@@ -9,54 +9,27 @@ import time
 from collections.abc import Sequence
 
 import msgspec
-import numpy as np
 
 from agents.call_stage import CallStage, add_voiceprint, longest_silence_s, warn_of_late_begin
 from agents.extraction_call import ExtractionCall
-from pipeline.audio.resampling import to_wide
+from agents.extractor import Extractor
 from pipeline.delivery import Receipt
-from pipeline.inference_pool import inference_pool
-from pipeline.models.models import ModelSet
 from pipeline.print_index import PrintIndex
 from pipeline.records import UNDECODABLE, DeadLetterError, OutgoingRecord, Record, headers_of
-from pipeline.scoring.extraction import load_models, voiceprint_of
+from pipeline.scoring.extraction import load_models
 from pipeline.scoring.language_scorer import LanguageScorer
-from pipeline.scoring.languages import log_posteriors_of
-from pipeline.scoring.voiceprint import MODEL, VoiceprintSum, encode, pack
+from pipeline.scoring.voiceprint import MODEL, VoiceprintSum, encode
 from pipeline.settings import Settings
 from pipeline.stage import Frame, Stage
 from schemas.errors import DeadLetterType
 from schemas.media import MAX_CHANNELS, Header
 from schemas.results import VoiceprintChannel, VoiceprintResult
-from schemas.stream import CallBegin, CallEnd, Fault, Print, PrintRecord, SpeechRecord, Utterance
+from schemas.stream import CallBegin, CallEnd, Draft, Fault, Print, PrintRecord, SpeechRecord, Utterance
 from schemas.tasks import Technology
 
 _DECODER: msgspec.msgpack.Decoder[SpeechRecord] = msgspec.msgpack.Decoder(SpeechRecord)
 _ENCODER = msgspec.msgpack.Encoder()
-
-
-def extract(models: ModelSet, utterance: Utterance, wants_language: bool = True) -> Print:
-    """What is wanted of one utterance, by the models. Raises ValueError when its audio does not fit its span."""
-    samples = np.frombuffer(utterance.audio, "<i2")
-    if len(samples) != utterance.end_sample - utterance.start_sample or not len(samples):
-        raise ValueError(
-            f"{len(samples)} samples of audio for {utterance.end_sample - utterance.start_sample} samples of speech"
-        )
-    voiceprint = languages = None
-    if utterance.wants_voiceprint or wants_language:
-        wide = to_wide(samples.astype(np.int16), utterance.sample_rate_hz)
-        if utterance.wants_voiceprint:
-            voiceprint = pack(voiceprint_of(models, wide, utterance.speech_s, wants_voice=utterance.wants_voice))
-        languages = log_posteriors_of(models.language, wide).astype("<f4").tobytes() if wants_language else None
-    return Print(
-        utterance.call_id,
-        utterance.channel,
-        utterance.start_sample,
-        utterance.end_sample,
-        utterance.sample_rate_hz,
-        voiceprint,
-        languages,
-    )
+_Said = CallBegin | Utterance | CallEnd | Fault
 
 
 class ExtractionStage:
@@ -77,17 +50,17 @@ class ExtractionStage:
         settings = self._settings
         # Whoever waits for others to fill a batch takes a thread.
         threads = max(settings.inference_threads, settings.in_flight if settings.execution.is_batched else 1)
-        self._pool = inference_pool(threads, "extraction")
-        self._models = await asyncio.to_thread(load_models, self._settings)
+        self._extractor = Extractor(await asyncio.to_thread(load_models, settings), threads)
 
     async def stop(self) -> None:
         """End the threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._extractor.close()
 
     def forget(self) -> None:
         """Which prints are there has to be read again, and so have the calls."""
         self._index.forget()
         self._calls.clear()
+        self._extractor.forget()
 
     async def tick(self) -> None:
         """Let go of calls whose end will not come."""
@@ -105,10 +78,16 @@ class ExtractionStage:
         if isinstance(speech, CallBegin) and not 1 <= speech.channels <= MAX_CHANNELS:
             # What is kept for each channel would take all memory, and the worker with it, again and again.
             raise DeadLetterError(DeadLetterType.RECORD_INVALID, f"not a speech record: a call of {speech.channels} channels")
+        if isinstance(speech, Draft):
+            self._get_ahead(speech.utterance)
+            receipt.release()
+            return
         if (call := self._calls.get(speech.call_id)) is not None:
             call.busy()
         is_held = isinstance(speech, CallBegin) and await self._open(speech, record, receipt)
         await self._pass_on(record, speech)
+        if isinstance(speech, Utterance):
+            self._extractor.drop(speech.call_id, speech.channel)
         if isinstance(speech, CallEnd | Fault):
             self._let_go(speech.call_id)
         if (call := self._calls.get(speech.call_id)) is not None:
@@ -116,7 +95,15 @@ class ExtractionStage:
         if not is_held:
             receipt.release()
 
-    async def _pass_on(self, record: Record, speech: SpeechRecord) -> None:
+    def _get_ahead(self, utterance: Utterance) -> None:
+        """Begin what will be wanted of it if it ends as it is now."""
+        if (call := self._calls.get(utterance.call_id)) is None:
+            return
+        wants_language = call.wants_language(utterance)
+        if wants_language or utterance.wants_voiceprint:
+            self._extractor.draft(utterance, wants_language)
+
+    async def _pass_on(self, record: Record, speech: _Said) -> None:
         """Make what is wanted, and pass it on.
 
         An utterance of which nothing is wanted leaves nothing, but for a sign of life now and then: whoever meets it again
@@ -140,20 +127,20 @@ class ExtractionStage:
         self._calls[begin.call_id].hold(receipt)
         return True
 
-    async def _is_dealt_with(self, record: Record, speech: SpeechRecord) -> bool:
+    async def _is_dealt_with(self, record: Record, speech: _Said) -> bool:
         if await self._index.holds(record, speech):
             return True
         is_late = isinstance(speech, Utterance) and speech.call_id not in self._calls
         return is_late and await self._index.has_ended(record, speech.call_id)
 
-    async def _made(self, speech: SpeechRecord) -> PrintRecord | None:
+    async def _made(self, speech: _Said) -> PrintRecord | None:
         if not isinstance(speech, Utterance):
             return speech
         call = self._calls.get(speech.call_id)
         wants_language = speech.wants_language if call is None else call.wants_language(speech)
         if not (wants_language or speech.wants_voiceprint or (call is not None and call.owes_sign_of_life())):
             return None
-        made = await asyncio.get_running_loop().run_in_executor(self._pool, extract, self._models, speech, wants_language)
+        made = await self._extractor.make(speech, wants_language)
         self._add(speech, made.languages)
         return made
 
@@ -164,6 +151,7 @@ class ExtractionStage:
     def _let_go(self, call_id: str) -> None:
         if (call := self._calls.pop(call_id, None)) is not None:
             call.release()
+        self._extractor.drop_call(call_id)
 
     async def fail(self, record: Record, message: str) -> None:
         """Tell the agents behind that this call cannot be heard to its end."""

@@ -130,6 +130,7 @@ class VadStage:
             await self._publish(call.begin(source))
         if call.listener is not None and taken.audio:
             await self._publish_heard(call, await self._hear(call, call.listener, taken.audio), source)
+            await self._publish(call.drafts())
 
     async def _hear(self, call: VadCall, listener: CallListener, audio: bytes) -> Sequence[Heard]:
         """A chunk of a live call is heard here and now: to hand it to a thread and back would take longer than to hear it."""

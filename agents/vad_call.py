@@ -7,8 +7,9 @@ from types import MappingProxyType
 import msgspec
 
 from pipeline.audio.assembly import CallAssembler
-from pipeline.audio.listener import CallListener, GridPoint, HeardUtterance
+from pipeline.audio.listener import BLOCK_MS, CallListener, GridPoint, HeardUtterance
 from pipeline.audio.segments import SegmentLog, used_samples
+from pipeline.audio.vad import SpeechSpan
 from pipeline.blobs import open_blobs
 from pipeline.delivery import Receipt
 from pipeline.models.silero import SileroVad
@@ -21,13 +22,14 @@ from pipeline.transitions import TaskLog, derived_correlation_id, failed
 from pipeline.wanted import Needs, needs_of
 from schemas.errors import TaskError
 from schemas.media import CallOptions
-from schemas.stream import CallBegin, CallEnd, CallEnded, CallOpened, CallSnapshot, Fault, SpeechRecord, Utterance
+from schemas.stream import CallBegin, CallEnd, CallEnded, CallOpened, CallSnapshot, Draft, Fault, SpeechRecord, Utterance
 from schemas.tasks import Technology
 
 VAD = Technology.VOICE_ACTIVITY_DETECTION
 _MSGPACK = msgspec.msgpack.Encoder()
 FILE_PATIENCE_S = 86_400.0  # as long as Kafka keeps what the call has sent by then
 _MOST_IN_A_GRID_STEP = 100  # utterances of a channel between two snapshots: one and its pause last 470 ms at least
+_AHEAD_S = 2.0  # that a live call's audio may come before its time
 _EVERY_SEQUENCE = 2**53  # of a call that was abandoned: whatever comes of it belongs to tasks that are final
 
 
@@ -59,6 +61,7 @@ class VadCall:
         self.listener: CallListener | None = None
         self.place = place
         self.last_timestamp_s = 0.0
+        self._first_timestamp_s = 0.0
         self.last_arrival_s = time.monotonic()
         self.last_source = ""
         self._settings = settings
@@ -67,6 +70,8 @@ class VadCall:
         self._segments: SegmentLog | None = None
         self._receipts: list[tuple[int, Receipt]] = []
         self._needs = Needs(None, language=True)
+        self._drafted: dict[int, SpeechSpan] = {}  # the newest of each channel
+        self._drafted_at = 0
 
     def restore(self, saved: CallSnapshot) -> None:
         """Go on from a snapshot; the call's tasks are pending and running since. When that fails, the call can be failed."""
@@ -101,6 +106,7 @@ class VadCall:
         """Note a record of this call."""
         self._receipts.append((sequence, receipt))
         self.place = (record.topic, record.partition)
+        self._first_timestamp_s = self._first_timestamp_s or record.timestamp_s
         self.last_timestamp_s = max(self.last_timestamp_s, record.timestamp_s)
         self.last_arrival_s = time.monotonic()
         self.last_source = record.source
@@ -154,24 +160,56 @@ class VadCall:
     def utterance(self, heard: HeardUtterance, source: str) -> list[OutgoingRecord]:
         """An utterance, as far as it is used, and the segments by now."""
         assert self._segments is not None
-        records = self._used(heard, self._segments.speech_ms(heard.channel))
+        used = self._used(heard)
+        records = [] if used is None else self._speech(used)
         self._segments.add(heard.channel, heard.span)
         if self._log is not None:
             partial = self._segments.result(self.assembler.missing_bytes, heard.span.end_sample)
             records.append(self._log.running(source, partial))
         return records
 
-    def _used(self, heard: HeardUtterance, before_ms: int) -> list[OutgoingRecord]:
+    def drafts(self) -> list[OutgoingRecord]:
+        """The utterances that pause, each time once, so that whoever has nothing else to do gets ahead with them.
+
+        Of live calls only: of a file the rest comes before anybody could.
+        """
+        assert self.listener is not None
+        blocks, before = self.listener.blocks_heard, self._drafted_at
+        if not self._settings.drafts or blocks == before or not self._is_live():
+            return []
+        self._drafted_at = blocks
+        return [record for heard in self.listener.pausing() for record in self._draft(heard)]
+
+    def _is_live(self) -> bool:
+        """Whether it comes as fast as it is spoken, by the timestamps of its records."""
+        assert self.listener is not None
+        heard_s = self.listener.blocks_heard * BLOCK_MS / 1000
+        return not self.options.is_file and heard_s <= self.last_timestamp_s - self._first_timestamp_s + _AHEAD_S
+
+    def _draft(self, heard: HeardUtterance) -> list[OutgoingRecord]:
+        if self._drafted.get(heard.channel) == heard.span:
+            return []
+        self._drafted[heard.channel] = heard.span
+        used = self._used(heard)
+        if used is None or not self._is_worth_a_draft(used) or speech_id(used) in self._said:
+            return []
+        return [self._to_speech(Draft(used))]
+
+    def _is_worth_a_draft(self, utterance: Utterance) -> bool:
+        """Where voiceprints have enough, a language is known too, as a rule: nothing would be made of the draft."""
+        return utterance.wants_voiceprint or self._needs.voiceprint_s == 0
+
+    def _used(self, heard: HeardUtterance) -> Utterance | None:
         """The utterance up to the call's limit of speech; nothing behind it, nor when its channel has said enough."""
         assert self.listener is not None
-        span, rate_hz = heard.span, self.listener.rate_hz
+        assert self._segments is not None
+        span, rate_hz, before_ms = heard.span, self.listener.rate_hz, self._segments.speech_ms(heard.channel)
         used = used_samples(span, before_ms, rate_hz, self.options.max_speech_length)
         wanted = self._needs.of_utterance(before_ms)
         if not used or not any(wanted):
-            return []
+            return None
         audio = heard.audio[:used].astype("<i2").tobytes()
-        end_sample = span.start_sample + used
-        return self._speech(Utterance(self.call_id, heard.channel, span.start_sample, end_sample, rate_hz, audio, *wanted))
+        return Utterance(self.call_id, heard.channel, span.start_sample, span.start_sample + used, rate_hz, audio, *wanted)
 
     def snapshot(self, point: GridPoint, speech_end: int) -> CallSnapshot:
         """The call at a grid point, when everything before it is published, on `speech` before `speech_end`."""
@@ -217,8 +255,10 @@ class VadCall:
         ended = CallEnded(self.call_id, _EVERY_SEQUENCE, []) if assembler.abandoned else assembler.ended_state(self.call_id)
         return ended_records(ended, self.place[1])
 
-    def _speech(self, record: SpeechRecord) -> list[OutgoingRecord]:
-        """The record, in the partition of the same number as the call's media; nothing when it was said."""
-        if speech_id(record) in self._said:
-            return []
-        return [OutgoingRecord("speech", self.call_id.encode(), _MSGPACK.encode(record), partition=self.place[1])]
+    def _speech(self, record: CallBegin | Utterance | CallEnd | Fault) -> list[OutgoingRecord]:
+        """The record; nothing when it was said."""
+        return [] if speech_id(record) in self._said else [self._to_speech(record)]
+
+    def _to_speech(self, record: SpeechRecord) -> OutgoingRecord:
+        """In the partition of the same number as the call's media."""
+        return OutgoingRecord("speech", self.call_id.encode(), _MSGPACK.encode(record), partition=self.place[1])

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from agents.extraction import extract
+from agents.extractor import extract
 from benchmarks.calls import RATE_HZ, Shape, Track
 from benchmarks.machine import describe
 from pipeline.audio.listener import HeardUtterance

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from agents.extraction import extract
 from agents.extraction_call import ExtractionCall
+from agents.extractor import extract
 from pipeline.audio.listener import CallListener, HeardUtterance
 from pipeline.audio.segments import SegmentLog
 from pipeline.models.detector import load_vad

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import soundfile
 
-from agents.extraction import extract
+from agents.extractor import extract
 from benchmarks.machine import describe
 from benchmarks.worker import all_records, broker_and_worker, sample_calls, send_and_wait
 from pipeline.audio.listener import CallListener, HeardUtterance

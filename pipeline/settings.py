@@ -142,6 +142,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "0: never",
         ),
     ] = 8.0
+    drafts: Annotated[
+        bool,
+        Meta(
+            description="whether utterances of live calls that pause are extracted before it is known that they have ended, "
+            "when there is nothing else to do"
+        ),
+    ] = True
     models_manifest: Annotated[
         str, Meta(description="a manifest file of your own models; empty for the one that is built in")
     ] = ""
@@ -216,7 +223,9 @@ def describe() -> list[tuple[str, str, str]]:
     rows = []
     for name, hint in _field_types().items():
         meta = next(m for m in typing.get_args(hint) if isinstance(m, Meta))
-        rows.append((PREFIX + name.upper(), str(getattr(defaults, name)), meta.description or ""))
+        default = getattr(defaults, name)
+        shown = str(default).lower() if isinstance(default, bool) else str(default)
+        rows.append((PREFIX + name.upper(), shown, meta.description or ""))
     return rows
 
 

@@ -6,7 +6,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from pipeline.partition_scan import PartitionScan
 from pipeline.records import UNDECODABLE, Record
 from pipeline.snapshots import SavedCalls
-from schemas.stream import CallEnded, Print, PrintRecord, SpeechRecord, Utterance
+from schemas.stream import CallEnded, Draft, Print, PrintRecord, SpeechRecord, Utterance
 
 SpeechId = tuple[str, int, int]
 
@@ -57,7 +57,8 @@ class SpokenIndex(PartitionScan[Spoken]):
             one = _DECODER.decode(record.value or b"")
         except UNDECODABLE:
             return
-        found.said.setdefault(one.call_id, {}).setdefault(speech_id(one), record.offset)
+        if not isinstance(one, Draft):  # which may be said again
+            found.said.setdefault(one.call_id, {}).setdefault(speech_id(one), record.offset)
 
     def finish(self, found: Spoken, end: int) -> None:
         """Also the end of a partition of which nothing had to be read."""

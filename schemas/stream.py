@@ -1,7 +1,7 @@
 """What flows between the agents: the records of `speech` and `prints` (MessagePack, tagged by `kind`), and of `watchlist`.
 
 A call is one `begin`, its utterances in order of their end, and one `end`, on both topics, under the call id as key; on
-`prints` hardly any utterance of which nothing was wanted.
+`prints` hardly any utterance of which nothing was wanted, on `speech` drafts between them.
 """
 
 import msgspec
@@ -43,6 +43,20 @@ class Utterance(msgspec.Struct, frozen=True, tag="utterance", tag_field="kind", 
         return (self.end_sample - self.start_sample) / self.sample_rate_hz
 
 
+class Draft(msgspec.Struct, frozen=True, tag="draft", tag_field="kind"):
+    """An utterance of a live call that pauses, as it will be if no more speech comes.
+
+    Whoever has nothing else to do may get ahead with it. It promises nothing: the utterance comes, as this or longer, or never.
+    """
+
+    utterance: Utterance
+
+    @property
+    def call_id(self) -> str:
+        """Whose it is."""
+        return self.utterance.call_id
+
+
 class Print(msgspec.Struct, frozen=True, tag="print", tag_field="kind"):
     """What extraction heard in one utterance; one of which nothing was wanted is seldom there, as a sign of life.
 
@@ -80,7 +94,7 @@ class Fault(msgspec.Struct, frozen=True, tag="fault", tag_field="kind"):
     message: str
 
 
-SpeechRecord = CallBegin | Utterance | CallEnd | Fault
+SpeechRecord = CallBegin | Draft | Utterance | CallEnd | Fault
 PrintRecord = CallBegin | Print | CallEnd | Fault
 
 

@@ -32,7 +32,7 @@ an unknown key is an error. The same for machines, as AsyncAPI 3.0: [asyncapi.js
 _USES = {
     "media": ("producers", "call id, 1 to 128 characters", "audio bytes of one chunk"),
     "requests": ("producers, query service", "task id (a UUID), or none", "JSON, a start-task request"),
-    "speech": ("VAD agent", "call id", "MessagePack, one utterance of one channel, or a call's begin or end"),
+    "speech": ("VAD agent", "call id", "MessagePack, one utterance of one channel, a draft of one, or a call's begin or end"),
     "prints": (
         "extraction agent",
         "call id",

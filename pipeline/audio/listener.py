@@ -77,6 +77,11 @@ class _Channel:
         self._forget(self.detector.keep_from_sample)
         return cut
 
+    def pausing(self) -> tuple[SpeechSpan, Int16] | None:
+        """The open span and its audio, once it pauses."""
+        span = self.detector.pausing()
+        return None if span is None else self._cut([span])[0]
+
     def _cut(self, spans: list[SpeechSpan]) -> list[tuple[SpeechSpan, Int16]]:
         kept, begin = np.concatenate(list(self._kept)), self._kept_from
         return [(span, kept[span.start_sample - begin : span.end_sample - begin]) for span in spans]
@@ -123,6 +128,11 @@ class CallListener:
         """End the call; give the last utterances."""
         heard = self._hear(self._decoder.finish())
         return heard + self._hear_block(self._rest, end=True)
+
+    def pausing(self) -> list[HeardUtterance]:
+        """The utterances that pause, as they will be if no more speech comes: what `feed` will give, unless speech goes on."""
+        paused = ((index, channel.pausing()) for index, channel in enumerate(self._channels))
+        return [HeardUtterance(index, *one) for index, one in paused if one is not None]
 
     def _hear(self, frames: Int16) -> list[Heard]:
         skipped = min(self._skip_frames, len(frames))

@@ -150,6 +150,13 @@ class VoiceActivityDetector:
         self._finished = True
         return spans
 
+    def pausing(self) -> SpeechSpan | None:
+        """The open span as it will be if no more speech comes, once it pauses: mostly what `feed` will return."""
+        span = self._spans.pausing()
+        if span is None or self.position_sample * 1000 < MIN_AUDIO_MS * self.sample_rate_hz:
+            return None
+        return SpeechSpan(span.start * self._frame_samples, span.end * self._frame_samples)
+
     def snapshot(self) -> VadSnapshot | None:
         """The detector as it was at the last grid point (every 16 s), or None before the first one."""
         return self._snapshot

@@ -10,7 +10,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from agents import extraction, extraction_call
+from agents import extraction_call, extractor
 from agents.call_stage import CallStage
 from agents.extraction import ExtractionStage
 from pipeline.scoring.voiceprint import SPEAKER_DIMENSION, VOICE_DIMENSION, VoiceprintSum, decode, encode, unpack
@@ -139,7 +139,7 @@ async def test_a_call_that_comes_again_behind_its_end_is_not_heard_again(
         assert len(printed) < len(spoken)
         frame = next(one for one in bench.frames if one.stage.name == "extraction")
         frame.stage.forget()
-        monkeypatch.setattr(extraction, "extract", None)
+        monkeypatch.setattr(extractor, "extract", None)
         for record in spoken[first:]:
             await bench.produce("speech", record.key, record.value)
         assert bench.log["prints"] == printed

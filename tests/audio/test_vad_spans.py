@@ -128,3 +128,39 @@ def test_a_builder_goes_on_from_a_copied_state(blocks: list[tuple[float, int]], 
     assert len(second.state.recent) <= 500
     spans += second.push(probabilities[cut:])
     assert spans + second.close() == build(probabilities[LAG_FRAMES:])
+
+
+def test_an_open_span_pauses_after_30_ms_without_speech() -> None:
+    builder = SpanBuilder(PARAMETERS)
+    builder.push([*BEFORE, *[LOUD] * 30, *[QUIET] * 2])
+    assert builder.pausing() is None
+    builder.push([QUIET])
+    assert builder.pausing() == Frames(0, 30)
+    builder.push([LOUD])
+    assert builder.pausing() is None
+    builder.push([QUIET] * PARAMETERS.gap_frames)
+    assert builder.pausing() is None  # it is over
+
+
+def test_what_may_be_a_burst_does_not_pause_and_what_remains_of_a_cut_does() -> None:
+    builder = SpanBuilder(PARAMETERS)
+    builder.push([*BEFORE, *[LOUD] * (PARAMETERS.burst_frames - 1), *[QUIET] * 5])
+    assert builder.pausing() is None
+    state = builder.copy_state()
+    state.cut = True
+    assert SpanBuilder(PARAMETERS, state).pausing() == Frames(0, PARAMETERS.burst_frames - 1)
+
+
+@given(runs, chunks)
+@settings(max_examples=200, deadline=None)
+def test_what_pauses_is_what_comes_if_no_more_is_said(blocks: list[tuple[float, int]], sizes: list[int]) -> None:
+    probabilities = BEFORE + [probability for probability, count in blocks for _ in range(count)]
+    builder, position = SpanBuilder(PARAMETERS), 0
+    for number in range(len(probabilities)):
+        builder.push(probabilities[position : position + sizes[number % len(sizes)]])
+        position += sizes[number % len(sizes)]
+        state = builder.copy_state()
+        paused = builder.pausing()
+        assert builder.copy_state() == state
+        if paused is not None:
+            assert SpanBuilder(PARAMETERS, state).push([0.0] * PARAMETERS.gap_frames)[:1] == [paused]

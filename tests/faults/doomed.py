@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import agents.extraction
+import agents.extractor
 import agents.vad
 import agents.vad_call
 from pipeline.cli import main
@@ -103,7 +103,7 @@ def _assigned(number: str) -> None:
 
 
 def _slow(factor: str) -> None:
-    original = agents.extraction.extract
+    original = agents.extractor.extract
 
     def extract(*arguments: Any) -> Any:
         began_s = time.monotonic()
@@ -111,7 +111,7 @@ def _slow(factor: str) -> None:
         time.sleep((time.monotonic() - began_s) * (float(factor) - 1))
         return result
 
-    agents.extraction.extract = extract  # type: ignore[assignment]
+    agents.extractor.extract = extract  # type: ignore[assignment]
 
 
 def _forgetful() -> None:

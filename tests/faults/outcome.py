@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+import msgspec
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]  # no __all__
 
@@ -222,12 +223,21 @@ class Outcome:
         return verdict
 
     def duplicates(self, topic: str) -> int:
-        """Records of `speech` or `prints` that were there already."""
-        seen = Counter((message.key(), message.value()) for message in self.system.read(topic))
+        """Records of `speech` or `prints` that were there already, but for drafts, which may be said again."""
+        records = ((message.key(), message.value()) for message in self.system.read(topic))
+        seen = Counter((key, value) for key, value in records if not _is_draft(value))
         return sum(seen.values()) - len(seen)
+
+    def drafts(self) -> int:
+        """How many there were."""
+        return sum(_is_draft(message.value()) for message in self.system.read("speech"))
 
     def dead_letters(self) -> list[Message]:
         return self.system.read("dead-letters")
+
+
+def _is_draft(value: bytes | None) -> bool:
+    return bool(msgspec.msgpack.decode(value or b"\x80").get("kind") == "draft")
 
 
 def _judge(verdict: Verdict, name: str, task: Task, call: Call, technology: Technology, expected: Expected) -> None:

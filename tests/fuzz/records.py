@@ -53,7 +53,7 @@ def golden_msgpack(*names: str) -> list[dict[str, Any]]:
 
 _REQUESTS, _RESULTS, _WATCHLIST = golden_json("requests-"), golden_json("results-"), golden_json("watchlist")
 _OPTIONS = golden_json("options")
-_SPEECH = golden_msgpack("begin", "utterance", "end.", "fault")
+_SPEECH = golden_msgpack("begin", "draft", "utterance", "end.", "fault")
 _PRINTS = golden_msgpack("begin", "print", "end.", "fault")
 _SNAPSHOTS = golden_msgpack("opened", "snapshot", "ended", "references")
 

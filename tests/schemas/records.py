@@ -50,6 +50,7 @@ from schemas.stream import (
     CallOpened,
     CallReferences,
     CallSnapshot,
+    Draft,
     Fault,
     Print,
     PrintRecord,
@@ -182,6 +183,7 @@ MSGPACK_RECORDS = {
     "begin-file": Golden(CallBegin(CALL_ID, 2, FILE_OPTIONS, "correlation-1"), PrintRecord),
     "begin-default": Golden(CallBegin(CALL_ID, 1, CallOptions(), "correlation-1"), PrintRecord),
     "utterance": Golden(Utterance(CALL_ID, 1, 4000, 4004, 8000, bytes(range(8))), SpeechRecord),
+    "draft": Golden(Draft(Utterance(CALL_ID, 0, 800, 802, 8000, bytes(4), wants_voice=False)), SpeechRecord),
     "print": Golden(Print(CALL_ID, 1, 4000, 4004, 8000, b"voiceprint", bytes(8)), PrintRecord),
     "end": Golden(CallEnd(CALL_ID, 2), PrintRecord),
     "snapshot": Golden(

@@ -1,0 +1,169 @@
+"""Utterances of live calls are extracted while they pause; what follows from them is the same as without that."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from agents import extractor
+from schemas.stream import CallBegin, Draft, SpeechRecord, Utterance
+from tests.agents.conftest import OpenBench
+from tests.agents.test_chain import LANGUAGE, VAD, VOICEPRINT
+from tests.agents.test_enough import ENOUGH
+from tests.harness import Bench, media_headers, sample_audio
+
+CALL = b"call-1"
+CHUNK_S = 0.25
+FRAME_BYTES = 4
+SPEECH_S = 40
+
+
+@pytest.fixture
+def extracted(monkeypatch: pytest.MonkeyPatch) -> list[Utterance]:
+    """What the models heard, in order."""
+    original, heard = extractor.extract, list[Utterance]()
+
+    def extract(models: Any, utterance: Utterance, wants_language: bool) -> Any:
+        heard.append(utterance)
+        return original(models, utterance, wants_language)
+
+    monkeypatch.setattr(extractor, "extract", extract)
+    return heard
+
+
+async def send(bench: Bench, *, speed: float = 1.0, seconds: float = SPEECH_S, **options: Any) -> None:
+    """A call whose records have the timestamps of one that is sent so many times as fast as it is spoken."""
+    audio, step = sample_audio(0, seconds), int(8000 * CHUNK_S) * FRAME_BYTES
+    starts = range(0, len(audio), step)
+    for number, start in enumerate(starts):
+        bench.clock_s += CHUNK_S / speed
+        extra = {"options": json.dumps(options)} if options and number == 0 else {}
+        headers = media_headers(number, end=start == starts[-1], position=start, **extra)
+        await bench.produce("media", CALL, audio[start : start + step], headers)
+
+
+def spoken(bench: Bench) -> list[SpeechRecord]:
+    return [msgspec.msgpack.decode(one.value or b"", type=SpeechRecord) for one in bench.log["speech"]]
+
+
+def drafts(bench: Bench) -> list[Utterance]:
+    return [one.utterance for one in spoken(bench) if isinstance(one, Draft)]
+
+
+def utterances(bench: Bench) -> list[Utterance]:
+    return [one for one in spoken(bench) if isinstance(one, Utterance)]
+
+
+def without_sources(bench: Bench) -> dict[str, list[tuple[bytes | None, bytes | None]]]:
+    """Drafts take offsets, which are in nobody's answer but in a header."""
+    return {topic: [(one.key, one.value) for one in bench.log[topic]] for topic in ("prints", "results", "dead-letters")}
+
+
+@pytest.mark.parametrize("changed", [{}, ENOUGH, {"inference_batch": 4}], ids=["default", "enough", "batched"])
+async def test_drafts_change_no_byte(open_bench: OpenBench, extracted: list[Utterance], changed: dict[str, Any]) -> None:
+    async with open_bench(**changed, drafts=False) as without:
+        await send(without)
+    assert drafts(without) == []
+    made = len(extracted)
+    extracted.clear()
+    async with open_bench(**changed) as bench:
+        await send(bench)
+    assert without_sources(bench) == without_sources(without)
+    assert utterances(bench) == utterances(without)
+    said = drafts(bench)
+    came_true = [one for one in said if one in utterances(bench)]
+    assert len(came_true) > len(said) / 4
+    assert len({(one.channel, one.start_sample, one.end_sample) for one in said}) == len(said)  # each once
+    assert made <= len(extracted) <= made + len(said) - len(came_true)  # what came true was made once
+    assert [one.wants_voiceprint for one in said] == [True] * len(said)
+
+
+async def test_drafts_are_made_before_their_utterances_come(open_bench: OpenBench, extracted: list[Utterance]) -> None:
+    async with open_bench() as bench:
+        await send(bench, seconds=10)
+        first = drafts(bench)[0]
+        begin = next(one for one in bench.log["speech"] if isinstance(_read(one.value), CallBegin))
+    extracted.clear()
+    async with open_bench() as bench:
+        await bench.produce("speech", begin.key, begin.value)
+        await bench.produce("speech", CALL, msgspec.msgpack.encode(Draft(first)))
+        frame = next(one for one in bench.frames if one.stage.name == "extraction")
+        assert frame.order["speech"].held_offsets.start == 0  # the call's begin, as ever
+        await bench.produce("speech", CALL, msgspec.msgpack.encode(first))
+        assert extracted == [first]
+        assert len(bench.log["prints"]) == 2
+
+
+def _read(value: bytes | None) -> SpeechRecord:
+    one: SpeechRecord = msgspec.msgpack.decode(value or b"", type=SpeechRecord)
+    return one
+
+
+async def test_a_draft_of_an_unknown_call_is_let_go_of(open_bench: OpenBench, extracted: list[Utterance]) -> None:
+    async with open_bench() as bench:
+        utterance = Utterance("call-1", 0, 0, 4000, 8000, bytes(8000))
+        await bench.produce("speech", CALL, msgspec.msgpack.encode(Draft(utterance)))
+        frame = next(one for one in bench.frames if one.stage.name == "extraction")
+        assert frame.acknowledged["speech"] == [0]
+        assert extracted == []
+        assert bench.log["prints"] == bench.log["dead-letters"] == []
+
+
+@pytest.mark.parametrize("options", [{}, {"is_file": True}], ids=["sent fast", "is_file"])
+async def test_files_have_no_drafts(open_bench: OpenBench, options: dict[str, Any]) -> None:
+    async with open_bench() as bench:
+        await send(bench, speed=1.0 if options else 20.0, **options)
+    late = [one for one in drafts(bench) if one.end_sample > 3 * 8000]
+    assert late == []
+
+
+async def test_nothing_is_drafted_that_is_not_wanted(open_bench: OpenBench) -> None:
+    async with open_bench(**{**ENOUGH, "voiceprint_enough_s": 8.0}) as bench:
+        await send(bench, technologies=[VAD, VOICEPRINT])
+    wanted = utterances(bench)
+    assert drafts(bench)
+    for channel in (0, 1):
+        last = max(one.start_sample for one in wanted if one.channel == channel)
+        assert max(one.start_sample for one in drafts(bench) if one.channel == channel) <= last
+    async with open_bench() as bench:
+        await send(bench, technologies=[VAD])
+    assert utterances(bench) == drafts(bench) == []
+
+
+async def test_a_call_that_wants_languages_alone_has_drafts(open_bench: OpenBench, extracted: list[Utterance]) -> None:
+    async with open_bench(language_enough=0.0) as bench:
+        await send(bench, technologies=[VAD, LANGUAGE])
+    assert drafts(bench)
+    assert not any(one.wants_voiceprint for one in extracted)
+    assert len(extracted) < len(utterances(bench)) + len(drafts(bench))
+
+
+async def test_drafts_end_where_the_limit_of_speech_is(open_bench: OpenBench) -> None:
+    async with open_bench() as bench:
+        await send(bench, max_speech_length=3.0)
+    for channel in (0, 1):
+        used = [one for one in utterances(bench) if one.channel == channel]
+        limit = used[-1].end_sample
+        assert sum(one.speech_s for one in used) == pytest.approx(3.0, abs=0.001)
+        assert all(one.end_sample <= limit for one in drafts(bench) if one.channel == channel)
+    assert any(one in utterances(bench) for one in drafts(bench))
+
+
+async def test_a_successor_of_extraction_says_the_same_from_each_record_on(open_bench: OpenBench) -> None:
+    async with open_bench(**ENOUGH) as once:
+        await send(once)
+    spoken_log = once.log["speech"]
+    assert drafts(once)
+    for killed_at in range(1, len(spoken_log), 3):
+        async with open_bench(**ENOUGH) as bench:
+            for record in spoken_log[:killed_at]:
+                await bench.produce("speech", record.key, record.value)
+            frame = next(one for one in bench.frames if one.stage.name == "extraction")
+            frame.stage.forget()
+            frame.order.clear()
+            frame.acknowledged.clear()
+            for record in spoken_log:
+                await bench.produce("speech", record.key, record.value)
+            assert [one.value for one in bench.log["prints"]] == [one.value for one in once.log["prints"]]
+            assert len(frame.acknowledged["speech"]) == len(spoken_log)
