@@ -97,7 +97,8 @@ class ExtractionStage:
 
     def _get_ahead(self, utterance: Utterance) -> None:
         """Begin what will be wanted of it if it ends as it is now."""
-        if (call := self._calls.get(utterance.call_id)) is None:
+        call = self._calls.get(utterance.call_id)
+        if call is None or utterance.channel not in call.channels:
             return
         wants_language = call.wants_language(utterance)
         if wants_language or utterance.wants_voiceprint:

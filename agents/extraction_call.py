@@ -22,9 +22,10 @@ class ExtractionCall:
     def __init__(self, begin: CallBegin, scorer: LanguageScorer) -> None:
         self._options = begin.options
         self._scorer = scorer
-        self._evidence = [LanguageEvidence() for _ in range(begin.channels)]
+        self.channels = range(begin.channels)
+        self._evidence = [LanguageEvidence() for _ in self.channels]
         # a language task with faulty options is rejected, so that no channel has a language to be found
-        self._known = set(range(begin.channels)) if language_faults(begin.options) else set()
+        self._known = set(self.channels) if language_faults(begin.options) else set()
         self._seen: set[tuple[int, int]] = set()
         self._receipts: list[Receipt] = []
         self._passed_on_s = time.monotonic()

@@ -119,6 +119,8 @@ class VadStage:
             await self._end(call, taken, record.source)
         else:
             await self._advance(call, taken, record.source)
+            if drafts := call.drafts():
+                await self._publish(drafts)
         if not chunk.audio and not chunk.end:
             # Its place in the call is known to hold nothing, so nothing is missing; but it breaks the rules.
             await self._frame.bury(record, DeadLetterType.CHUNK_EMPTY, "the chunk is empty and not the call's end")
@@ -130,7 +132,6 @@ class VadStage:
             await self._publish(call.begin(source))
         if call.listener is not None and taken.audio:
             await self._publish_heard(call, await self._hear(call, call.listener, taken.audio), source)
-            await self._publish(call.drafts())
 
     async def _hear(self, call: VadCall, listener: CallListener, audio: bytes) -> Sequence[Heard]:
         """A chunk of a live call is heard here and now: to hand it to a thread and back would take longer than to hear it."""

@@ -173,11 +173,11 @@ class VadCall:
 
         Of live calls only: of a file the rest comes before anybody could.
         """
-        assert self.listener is not None
-        blocks, before = self.listener.blocks_heard, self._drafted_at
-        if not self._settings.drafts or blocks == before or not self._is_live():
+        if self.listener is None or self.listener.blocks_heard == self._drafted_at or not self._settings.drafts:
             return []
-        self._drafted_at = blocks
+        self._drafted_at = self.listener.blocks_heard
+        if not self._is_live():
+            return []
         return [record for heard in self.listener.pausing() for record in self._draft(heard)]
 
     def _is_live(self) -> bool:

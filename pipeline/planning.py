@@ -46,6 +46,8 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     utterance_s: float = 3.2
     voiceprint_enough_s: float = 31.6  # of each channel: 30 s, and half an utterance, since none is cut
     voice_enough_s: float = 9.6
+    drafted: float = 0.87  # seconds of drafts for each second that a voiceprint is made of, in records of 250 ms
+    in_vain: float = 0.17  # of these, seconds of drafts behind which speech went on
     chunk_bytes: float = 70.0  # beside the audio
     print_bytes: float = 1060.0
     detection_result_bytes: float = 400.0  # of an utterance, and for each segment before it
@@ -98,6 +100,7 @@ def cpu_of_call(traffic: Traffic, costs: Costs) -> float:
     extracted_cpu_s = costs.voiceprint_cpu_s * min(spoken_s, costs.voiceprint_enough_s)
     extracted_cpu_s += costs.voice_cpu_s * min(spoken_s, costs.voice_enough_s, costs.voiceprint_enough_s)
     extracted_cpu_s += costs.language_cpu_s * min(spoken_s, traffic.language_s)
+    extracted_cpu_s *= 1 + costs.in_vain
     of_speech = costs.detection_cpu_s + costs.utterance_cpu_s / costs.utterance_s
     of_channel = traffic.speech * of_speech + extracted_cpu_s / traffic.call_s
     return costs.chunk_cpu_s * 1000 / traffic.chunk_ms + traffic.channels * of_channel
@@ -111,11 +114,12 @@ def bytes_of_call(traffic: Traffic, costs: Costs) -> dict[str, float]:
     result_bytes += costs.voiceprint_result_bytes * min(1.0, costs.voiceprint_enough_s / max(spoken_s, 1.0))
     result_bytes += costs.language_result_bytes * min(1.0, traffic.language_s / max(spoken_s, 1.0))
     utterances_per_s = traffic.channels * traffic.speech / costs.utterance_s
+    drafted_s = costs.drafted * min(spoken_s, costs.voiceprint_enough_s)
     printed = min(1.0, max(costs.voiceprint_enough_s, traffic.language_s) / max(spoken_s, 1.0))
     sent = traffic.channels * traffic.sample_rate_hz * traffic.bytes_per_sample
     return {
         "media": sent + costs.chunk_bytes * 1000 / traffic.chunk_ms,
-        "speech": traffic.channels * traffic.speech * rate_hz * 2,
+        "speech": traffic.channels * (spoken_s + drafted_s) / traffic.call_s * rate_hz * 2,
         "prints": utterances_per_s * printed * costs.print_bytes,
         "results": utterances_per_s * result_bytes,
         "snapshots": costs.snapshot_bytes,

@@ -97,12 +97,16 @@ def _costs(processor: str, settings: Settings) -> Costs:
 
 
 def _as_set(costs: Costs, settings: Settings) -> Costs:
-    """With what the settings take for enough. The utterance in which that is reached is heard to its end; 0 is never."""
+    """With what the settings take for enough, and without drafts where they are off.
+
+    The utterance in which enough is reached is heard to its end; 0 is never.
+    """
     import msgspec
 
     limits = settings.voiceprint_enough_s, settings.voice_enough_s
     voiceprint_s, voice_s = (one + costs.utterance_s / 2 if one else math.inf for one in limits)
-    return msgspec.structs.replace(costs, voiceprint_enough_s=voiceprint_s, voice_enough_s=voice_s)
+    of_drafts = {} if settings.drafts else {"drafted": 0.0, "in_vain": 0.0}
+    return msgspec.structs.replace(costs, voiceprint_enough_s=voiceprint_s, voice_enough_s=voice_s, **of_drafts)
 
 
 def _fail(message: str) -> NoReturn:

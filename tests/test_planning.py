@@ -43,9 +43,9 @@ COSTS = Costs()
 def test_it_agrees_with_the_loads_that_were_measured(processor: str, calls: int, voice_s: float, measured: float) -> None:
     """Of `benchmarks.live`, docs/performance.md: English and Italian, 40 % speech, 5 minutes, records of 250 ms.
 
-    Where it says 32 s, voice embeddings were of as much speech as the voiceprints that they are in.
+    Where it says 32 s, voice embeddings were of as much speech as the voiceprints that they are in. There were no drafts.
     """
-    costs = msgspec.structs.replace(PROCESSORS[processor], voice_enough_s=voice_s)
+    costs = msgspec.structs.replace(PROCESSORS[processor], voice_enough_s=voice_s, drafted=0.0, in_vain=0.0)
     load = calls * cpu_of_call(Traffic(calls=calls, language_s=12.0), costs) + costs.idle_cpu_s
     assert load == pytest.approx(measured, rel=0.05)
 
@@ -66,7 +66,7 @@ def test_more_speech_costs_more_and_a_longer_call_less_a_second(speech: float, c
     now = Traffic(calls=1, speech=speech, call_s=call_s)
     assert cpu_of_call(Traffic(calls=1, speech=speech + 0.1, call_s=call_s), COSTS) > cpu_of_call(now, COSTS)
     assert cpu_of_call(Traffic(calls=1, speech=speech, call_s=2 * call_s), COSTS) <= cpu_of_call(now, COSTS)
-    assert bytes_of_call(now, COSTS)["speech"] <= bytes_of_call(now, COSTS)["media"]
+    assert bytes_of_call(now, COSTS)["speech"] <= (1 + COSTS.drafted) * bytes_of_call(now, COSTS)["media"]
 
 
 def test_behind_what_is_enough_a_call_writes_no_more_prints() -> None:
@@ -80,8 +80,9 @@ def test_what_is_written_goes_to_topics_that_there_are() -> None:
     assert set(bytes_of_call(Traffic(calls=1), COSTS)) <= {topic.name for topic in TOPICS}
 
 
-def run(*arguments: str) -> str:
-    done = CliRunner().invoke(main, ["plan", *arguments])
+def run(*arguments: str, **environment: str) -> str:
+    settings = {f"CALLSTREAM_{name.upper()}": value for name, value in environment.items()}
+    done = CliRunner().invoke(main, ["plan", *arguments], env=settings)
     assert done.exit_code == 0, done.stderr
     return done.stdout
 
@@ -94,10 +95,7 @@ def test_a_processor_without_vnni_takes_more_cores() -> None:
 
 
 def cores(**environment: str) -> float:
-    settings = {f"CALLSTREAM_{name.upper()}": value for name, value in environment.items()}
-    done = CliRunner().invoke(main, ["plan", "--calls", "1000", "--json"], env=settings)
-    assert done.exit_code == 0, done.stderr
-    return float(json.loads(done.stdout)["cores"])
+    return float(json.loads(run("--calls", "1000", "--json", **environment))["cores"])
 
 
 def test_a_plan_is_for_what_the_settings_take_for_enough() -> None:
@@ -111,6 +109,13 @@ def test_a_plan_is_for_what_the_settings_take_for_enough() -> None:
 
 def test_languages_may_be_identified_to_the_end_of_a_call() -> None:
     assert cores(language_enough="0") == plan(Traffic(calls=1000, language_s=120.0)).cores > cores()
+
+
+def test_drafts_that_are_off_cost_nothing() -> None:
+    without = json.loads(run("--calls", "1000", "--json", drafts="false"))
+    plain = plan(Traffic(calls=1000), msgspec.structs.replace(COSTS, drafted=0.0, in_vain=0.0))
+    assert without["cores"] == plain.cores < cores()
+    assert without["written_bytes_per_s"]["speech"] == plain.written_bytes_per_s["speech"] == 1000 * 2 * 0.4 * 16_000
 
 
 def test_a_plan_is_said_in_words_and_as_json() -> None:

@@ -1,5 +1,6 @@
 """Utterances of live calls are extracted while they pause; what follows from them is the same as without that."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -7,7 +8,8 @@ import msgspec
 import pytest
 
 from agents import extractor
-from schemas.stream import CallBegin, Draft, SpeechRecord, Utterance
+from schemas.media import CallOptions
+from schemas.stream import CallBegin, CallEnd, Draft, SpeechRecord, Utterance
 from tests.agents.conftest import OpenBench
 from tests.agents.test_chain import LANGUAGE, VAD, VOICEPRINT
 from tests.agents.test_enough import ENOUGH
@@ -100,14 +102,35 @@ def _read(value: bytes | None) -> SpeechRecord:
     return one
 
 
-async def test_a_draft_of_an_unknown_call_is_let_go_of(open_bench: OpenBench, extracted: list[Utterance]) -> None:
+async def test_a_draft_of_an_unknown_call_or_channel_is_let_go_of(open_bench: OpenBench, extracted: list[Utterance]) -> None:
     async with open_bench() as bench:
+        frame = next(one for one in bench.frames if one.stage.name == "extraction")
         utterance = Utterance("call-1", 0, 0, 4000, 8000, bytes(8000))
         await bench.produce("speech", CALL, msgspec.msgpack.encode(Draft(utterance)))
-        frame = next(one for one in bench.frames if one.stage.name == "extraction")
         assert frame.acknowledged["speech"] == [0]
+        await bench.produce("speech", CALL, msgspec.msgpack.encode(CallBegin("call-1", 2, CallOptions(), "")))
+        for channel in (2, -1, 10**6):
+            other = msgspec.structs.replace(utterance, channel=channel)
+            await bench.produce("speech", CALL, msgspec.msgpack.encode(Draft(other)))
+        await bench.produce("speech", CALL, msgspec.msgpack.encode(CallEnd("call-1", 2)))
+        assert frame.acknowledged["speech"] == [0, 1, 2, 3, 4, 5]
         assert extracted == []
-        assert bench.log["prints"] == bench.log["dead-letters"] == []
+        assert len(bench.log["prints"]) == 2
+        assert bench.dead_letters() == []
+
+
+async def test_a_draft_that_no_model_can_hear_harms_nobody(open_bench: OpenBench) -> None:
+    async with open_bench() as bench:
+        await bench.produce("speech", CALL, msgspec.msgpack.encode(CallBegin("call-1", 1, CallOptions(), "")))
+        broken = Utterance("call-1", 0, 0, 4000, 8000, b"1")
+        await bench.produce("speech", CALL, msgspec.msgpack.encode(Draft(broken)))
+        await asyncio.sleep(0.1)
+        utterance = Utterance("call-1", 0, 0, 4000, 8000, bytes(8000))
+        await bench.produce("speech", CALL, msgspec.msgpack.encode(utterance))
+        await bench.produce("speech", CALL, msgspec.msgpack.encode(CallEnd("call-1", 1)))
+    assert bench.dead_letters() == []
+    assert bench.final("call-1", VOICEPRINT)["task"]["state"] == "done"
+    assert len(bench.log["prints"]) == 3
 
 
 @pytest.mark.parametrize("options", [{}, {"is_file": True}], ids=["sent fast", "is_file"])
