@@ -3,10 +3,15 @@
 import os
 import sys
 
+import hypothesis
 import pytest
 
 # As the command line does, and before numpy is there: with more threads products are summed in another order, to other bits.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# A machine that stands still for a moment is no fault of what is tested.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 pytest_plugins = ["tests.broker_fixture"]
 

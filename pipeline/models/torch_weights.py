@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import collections
 import io
+import math
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
@@ -23,6 +25,7 @@ from pipeline.models.errors import ModelError
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MAX_PICKLE_BYTES = 16 << 20  # a state's pickle holds names and shapes only
+_MEMO_OPCODES = {"PUT", "BINPUT", "LONG_BINPUT"}
 
 AnyArray = npt.NDArray[Any]
 
@@ -102,22 +105,36 @@ def _read_zip(file: IO[bytes]) -> dict[str, AnyArray]:
         if pickle_name is None or archive.getinfo(pickle_name).file_size > _MAX_PICKLE_BYTES:
             raise ValueError("no data.pkl of a sensible size in it")
         root = pickle_name.removesuffix("data.pkl")
-        state = RestrictedUnpickler(io.BytesIO(archive.read(pickle_name))).load()
+        state = _load(io.BytesIO(archive.read(pickle_name)))
         return _tensors(state, lambda storage: archive.read(f"{root}data/{storage.key}"))
 
 
 def _read_legacy(file: IO[bytes]) -> dict[str, AnyArray]:
-    magic, protocol, _system = (RestrictedUnpickler(file).load() for _ in range(3))
+    magic, protocol, _system = (_load(file) for _ in range(3))
     if (magic, protocol) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
         raise ValueError("unknown magic number")
-    state = RestrictedUnpickler(file).load()
-    keys = RestrictedUnpickler(file).load()
+    state = _load(file)
+    keys = _load(file)
     item_sizes = {tensor.storage.key: tensor.storage.dtype.itemsize for _, tensor in _walk(state, "")}
     storages = {}
     for key in keys:
         (elements,) = struct.unpack("<q", file.read(8))
         storages[key] = file.read(elements * item_sizes.get(key, 4))
     return _tensors(state, lambda storage: storages[storage.key])
+
+
+def _load(file: IO[bytes]) -> Any:  # noqa: ANN401 (whatever was pickled)
+    """The file's next pickle, which takes no more memory than what is in it: damaged numbers could ask for gigabytes.
+
+    What says its own length is read here first, and a memo has no more places than there are opcodes (CPython makes room for
+    twice the index that is asked for).
+    """
+    begin = file.tell()
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if opcode.name in _MEMO_OPCODES and not 0 <= int(argument or 0) <= count:
+            raise pickle.UnpicklingError(f"a memo of {argument} places behind {count} opcodes")
+    file.seek(begin)
+    return RestrictedUnpickler(file).load()
 
 
 def _walk(value: object, prefix: str) -> list[tuple[str, _Tensor]]:
@@ -148,7 +165,7 @@ def _view(flat: AnyArray, tensor: _Tensor) -> AnyArray:
     if min((tensor.offset, *tensor.shape, *tensor.strides)) < 0 or len(tensor.shape) != len(tensor.strides):
         raise ValueError("a tensor with a negative offset, size or stride")
     last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
-    if 0 not in tensor.shape and last >= flat.size:
+    if 0 not in tensor.shape and (last >= flat.size or math.prod(tensor.shape) > flat.size):
         raise ValueError("a tensor beyond its storage")
     byte_strides = [stride * flat.itemsize for stride in tensor.strides]
     return np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, byte_strides).copy()

@@ -1,9 +1,11 @@
 """Checkpoints are read without running anything that they carry."""
 
+import contextlib
 import io
 import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -127,3 +129,25 @@ def test_a_damaged_state_is_read_or_refused(tmp_path: Path, position: int, value
     except ModelError:
         return
     assert all(isinstance(tensor, np.ndarray) for tensor in state.values())
+
+
+@pytest.mark.parametrize(
+    ("position", "value"), [(4, 29), (4, 51), (4, 63), (45, 10), (45, 22), (56, 77), (153, 114)], ids=lambda one: str(one)
+)
+def test_a_damaged_state_takes_no_more_memory_than_a_whole_one(tmp_path: Path, position: int, value: int) -> None:
+    """Each of these once asked for gigabytes: an index of the memo, or a length, that damage has made huge."""
+    data = bytearray(_tensor(0, (2, 3), (3, 1)))
+    data[position] = value
+    path = _zip(tmp_path / "w.pt", bytes(data), STORAGE)
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(ModelError):
+            read_state(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_tensor_is_not_larger_than_its_storage(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="beyond its storage"):
+        read_state(_zip(tmp_path / "w.pt", _tensor(0, (10**9, 3), (0, 1)), STORAGE))
