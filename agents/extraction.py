@@ -43,6 +43,7 @@ class ExtractionStage:
         self._index = PrintIndex(settings)
         self._scorer = LanguageScorer(settings)
         self._calls: dict[str, ExtractionCall] = {}
+        self._has_models = False  # a worker may be asked to end before
 
     async def start(self, frame: Frame) -> None:
         """Load the models."""
@@ -50,17 +51,20 @@ class ExtractionStage:
         settings = self._settings
         # Whoever waits for others to fill a batch takes a thread.
         threads = max(settings.inference_threads, settings.in_flight if settings.execution.is_batched else 1)
-        self._extractor = Extractor(await asyncio.to_thread(load_models, settings), threads)
+        self._extractor = Extractor(await asyncio.to_thread(load_models, settings), threads, settings.inference_threads)
+        self._has_models = True
 
     async def stop(self) -> None:
         """End the threads."""
-        self._extractor.close()
+        if self._has_models:
+            self._extractor.close()
 
     def forget(self) -> None:
         """Which prints are there has to be read again, and so have the calls."""
         self._index.forget()
         self._calls.clear()
-        self._extractor.forget()
+        if self._has_models:
+            self._extractor.forget()
 
     async def tick(self) -> None:
         """Let go of calls whose end will not come."""
@@ -79,7 +83,7 @@ class ExtractionStage:
             # What is kept for each channel would take all memory, and the worker with it, again and again.
             raise DeadLetterError(DeadLetterType.RECORD_INVALID, f"not a speech record: a call of {speech.channels} channels")
         if isinstance(speech, Draft):
-            self._get_ahead(speech.utterance)
+            await self._get_ahead(record, speech.utterance)
             receipt.release()
             return
         if (call := self._calls.get(speech.call_id)) is not None:
@@ -95,10 +99,10 @@ class ExtractionStage:
         if not is_held:
             receipt.release()
 
-    def _get_ahead(self, utterance: Utterance) -> None:
-        """Begin what will be wanted of it if it ends as it is now."""
+    async def _get_ahead(self, record: Record, utterance: Utterance) -> None:
+        """Begin what will be wanted of it if it ends as it is now; nothing of one whose print is there, as in a replay."""
         call = self._calls.get(utterance.call_id)
-        if call is None or utterance.channel not in call.channels:
+        if call is None or utterance.channel not in call.channels or await self._index.holds(record, utterance):
             return
         wants_language = call.wants_language(utterance)
         if wants_language or utterance.wants_voiceprint:

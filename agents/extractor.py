@@ -50,14 +50,14 @@ class _Draft:
 class Extractor:
     """Makes prints of utterances.
 
-    A draft is an utterance that pauses and may go on. It is begun when a thread has nothing to do, so that nobody waits for it
-    longer than for one that another was before; when its utterance comes, the print is there or under way. A print follows from
-    its utterance alone, so it is the same either way. Only the newest draft of a channel is kept.
+    A draft is an utterance that pauses and may go on. It is begun when fewer than `least_busy` utterances and drafts are with
+    the models; when its utterance comes, the print is there or under way. A print follows from its utterance alone, so it is
+    the same either way. Only the newest draft of a channel is kept.
     """
 
-    def __init__(self, models: ModelSet, threads: int) -> None:
+    def __init__(self, models: ModelSet, threads: int, least_busy: int) -> None:
         self._models = models
-        self._threads = threads
+        self._least_busy = least_busy
         self._pool = inference_pool(threads, "extraction")
         self._in_work = 0
         self._drafts: dict[tuple[str, int], _Draft] = {}  # by call and channel, the oldest first
@@ -78,9 +78,12 @@ class Extractor:
 
     def draft(self, utterance: Utterance, wants_language: bool) -> None:
         """Get ahead with an utterance that may end as it is now, once there is nothing else to do."""
-        self.drop(utterance.call_id, utterance.channel)
-        self._drafts[utterance.call_id, utterance.channel] = _Draft(utterance, wants_language)
-        self._get_ahead()
+        key = utterance.call_id, utterance.channel
+        if (known := self._drafts.get(key)) is not None and _serves(known, utterance, wants_language):
+            return  # it was said again
+        self._drafts.pop(key, None)
+        self._drafts[key] = _Draft(utterance, wants_language)
+        asyncio.get_running_loop().call_soon(self._get_ahead)  # behind the utterances that came with it
 
     def drop(self, call_id: str, channel: int) -> None:
         """The channel's utterance has come, so no draft of it is of use any more."""
@@ -109,8 +112,8 @@ class Extractor:
         self._get_ahead()
 
     def _get_ahead(self) -> None:
-        """Begin the oldest drafts on the threads that are idle."""
-        for draft in [one for one in self._drafts.values() if one.made is None][: max(0, self._threads - self._in_work)]:
+        """Begin the oldest drafts, as far as models are idle."""
+        for draft in [one for one in self._drafts.values() if one.made is None][: max(0, self._least_busy - self._in_work)]:
             draft.made = self._begin(draft.utterance, draft.wants_language)
 
 

@@ -5,6 +5,7 @@ of a call it saves where it stands on `snapshots`, and lets go of the chunks bef
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import OrderedDict
@@ -18,6 +19,7 @@ from pipeline.delivery import Receipt, describe_error
 from pipeline.inference_pool import inference_pool
 from pipeline.models.detector import load_vad
 from pipeline.options import OptionsError, check_channels, read_options
+from pipeline.publishing import RecordTooLargeError
 from pipeline.records import DeadLetterError, OutgoingRecord, Record, call_id_of, correlation_id_of, read_media
 from pipeline.settings import Settings
 from pipeline.snapshots import SavedCalls, snapshot_record
@@ -120,7 +122,8 @@ class VadStage:
         else:
             await self._advance(call, taken, record.source)
             if drafts := call.drafts():
-                await self._publish(drafts)
+                with contextlib.suppress(RecordTooLargeError):  # nothing depends on them
+                    await self._publish(drafts)
         if not chunk.audio and not chunk.end:
             # Its place in the call is known to hold nothing, so nothing is missing; but it breaks the rules.
             await self._frame.bury(record, DeadLetterType.CHUNK_EMPTY, "the chunk is empty and not the call's end")

@@ -46,7 +46,7 @@ class Utterance(msgspec.Struct, frozen=True, tag="utterance", tag_field="kind", 
 class Draft(msgspec.Struct, frozen=True, tag="draft", tag_field="kind"):
     """An utterance of a live call that pauses, as it will be if no more speech comes.
 
-    Whoever has nothing else to do may get ahead with it. It promises nothing: the utterance comes, as this or longer, or never.
+    Whoever has nothing else to do may get ahead with it. It promises nothing: the utterance comes, as it or another, or never.
     """
 
     utterance: Utterance

@@ -61,7 +61,7 @@ async def opened(models: Models) -> AsyncIterator[Open]:
     extractors: list[Extractor] = []
 
     def open_one(threads: int = 1) -> Extractor:
-        extractors.append(Extractor(cast(ModelSet, models), threads))
+        extractors.append(Extractor(cast(ModelSet, models), threads, threads))
         return extractors[-1]
 
     yield open_one
@@ -217,3 +217,35 @@ async def test_a_fault_of_a_draft_is_that_of_its_utterance(opened: Open, models:
     with pytest.raises(ValueError, match="half a sample"):
         await one.make(broken, True)
     assert await one.make(an_utterance(), True) == a_print(an_utterance(), True)
+
+
+async def test_a_draft_that_is_said_again_is_made_once(opened: Open, models: Models) -> None:
+    one = opened()
+    for _ in range(3):
+        one.draft(an_utterance(), True)
+        await models.wait_begun(1)
+        await settled()
+    assert len(models.begun) == 1
+
+
+async def test_an_utterance_that_came_with_a_draft_goes_first(opened: Open, models: Models) -> None:
+    one, models.is_held = opened(), True
+    making = asyncio.ensure_future(one.make(an_utterance("wanted"), True))  # its turn comes behind what runs now
+    one.draft(an_utterance("draft"), True)
+    models.let(2)
+    await making
+    await models.wait_begun(2)
+    assert [call for call, *_ in models.begun] == ["wanted", "draft"]
+
+
+async def test_threads_that_wait_for_one_another_are_not_for_drafts(models: Models) -> None:
+    one, models.is_held = Extractor(cast(ModelSet, models), 8, 1), True
+    making = asyncio.ensure_future(one.make(an_utterance("wanted"), True))
+    await models.wait_begun(1)
+    one.draft(an_utterance("draft"), True)
+    await settled()
+    assert len(models.begun) == 1
+    models.let(2)
+    await making
+    await models.wait_begun(2)
+    one.close()
