@@ -24,12 +24,11 @@ from pipeline.stage import Frame, Stage
 from schemas.errors import DeadLetterType
 from schemas.media import MAX_CHANNELS, Header
 from schemas.results import VoiceprintChannel, VoiceprintResult
-from schemas.stream import CallBegin, CallEnd, Draft, Fault, Print, PrintRecord, SpeechRecord, Utterance
+from schemas.stream import CallBegin, CallEnd, Draft, Fault, Print, PrintRecord, Said, SpeechRecord, Utterance
 from schemas.tasks import Technology
 
 _DECODER: msgspec.msgpack.Decoder[SpeechRecord] = msgspec.msgpack.Decoder(SpeechRecord)
 _ENCODER = msgspec.msgpack.Encoder()
-_Said = CallBegin | Utterance | CallEnd | Fault
 
 
 class ExtractionStage:
@@ -43,28 +42,24 @@ class ExtractionStage:
         self._index = PrintIndex(settings)
         self._scorer = LanguageScorer(settings)
         self._calls: dict[str, ExtractionCall] = {}
-        self._has_models = False  # a worker may be asked to end before
+        # Whoever waits for others to fill a batch takes a thread.
+        threads = max(settings.inference_threads, settings.in_flight if settings.execution.is_batched else 1)
+        self._extractor = Extractor(threads, settings.inference_threads)
 
     async def start(self, frame: Frame) -> None:
         """Load the models."""
         self._publisher = frame.publisher
-        settings = self._settings
-        # Whoever waits for others to fill a batch takes a thread.
-        threads = max(settings.inference_threads, settings.in_flight if settings.execution.is_batched else 1)
-        self._extractor = Extractor(await asyncio.to_thread(load_models, settings), threads, settings.inference_threads)
-        self._has_models = True
+        self._extractor.models = await asyncio.to_thread(load_models, self._settings)
 
     async def stop(self) -> None:
         """End the threads."""
-        if self._has_models:
-            self._extractor.close()
+        self._extractor.close()
 
     def forget(self) -> None:
         """Which prints are there has to be read again, and so have the calls."""
         self._index.forget()
         self._calls.clear()
-        if self._has_models:
-            self._extractor.forget()
+        self._extractor.forget()
 
     async def tick(self) -> None:
         """Let go of calls whose end will not come."""
@@ -108,7 +103,7 @@ class ExtractionStage:
         if wants_language or utterance.wants_voiceprint:
             self._extractor.draft(utterance, wants_language)
 
-    async def _pass_on(self, record: Record, speech: _Said) -> None:
+    async def _pass_on(self, record: Record, speech: Said) -> None:
         """Make what is wanted, and pass it on.
 
         An utterance of which nothing is wanted leaves nothing, but for a sign of life now and then: whoever meets it again
@@ -132,13 +127,13 @@ class ExtractionStage:
         self._calls[begin.call_id].hold(receipt)
         return True
 
-    async def _is_dealt_with(self, record: Record, speech: _Said) -> bool:
+    async def _is_dealt_with(self, record: Record, speech: Said) -> bool:
         if await self._index.holds(record, speech):
             return True
         is_late = isinstance(speech, Utterance) and speech.call_id not in self._calls
         return is_late and await self._index.has_ended(record, speech.call_id)
 
-    async def _made(self, speech: _Said) -> PrintRecord | None:
+    async def _made(self, speech: Said) -> PrintRecord | None:
         if not isinstance(speech, Utterance):
             return speech
         call = self._calls.get(speech.call_id)

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from pipeline.audio.resampling import to_wide
+from pipeline.audio.vad import SAMPLE_RATES_HZ
 from pipeline.inference_pool import inference_pool
 from pipeline.models.models import ModelSet
 from pipeline.scoring.extraction import voiceprint_of
@@ -17,7 +18,9 @@ from schemas.stream import Print, Utterance
 
 
 def extract(models: ModelSet, utterance: Utterance, wants_language: bool = True) -> Print:
-    """What is wanted of one utterance, by the models. Raises ValueError when its audio does not fit its span."""
+    """What is wanted of one utterance, by the models. Raises ValueError when its audio does not fit its span, or its rate."""
+    if utterance.sample_rate_hz not in SAMPLE_RATES_HZ:
+        raise ValueError(f"speech is heard at 8000 or 16000 Hz, not {utterance.sample_rate_hz}")
     samples = np.frombuffer(utterance.audio, "<i2")
     if len(samples) != utterance.end_sample - utterance.start_sample or not len(samples):
         raise ValueError(
@@ -55,8 +58,9 @@ class Extractor:
     the same either way. Only the newest draft of a channel is kept.
     """
 
-    def __init__(self, models: ModelSet, threads: int, least_busy: int) -> None:
-        self._models = models
+    models: ModelSet  # to be given before the first utterance
+
+    def __init__(self, threads: int, least_busy: int) -> None:
         self._least_busy = least_busy
         self._pool = inference_pool(threads, "extraction")
         self._in_work = 0
@@ -100,7 +104,7 @@ class Extractor:
 
     def _begin(self, utterance: Utterance, wants_language: bool) -> asyncio.Future[Print]:
         run = asyncio.get_running_loop().run_in_executor
-        made = run(self._pool, extract, self._models, utterance, wants_language)
+        made = run(self._pool, extract, self.models, utterance, wants_language)
         self._in_work += 1
         made.add_done_callback(self._ended)
         return made

@@ -9,7 +9,6 @@ import msgspec
 from pipeline.audio.assembly import CallAssembler
 from pipeline.audio.listener import BLOCK_MS, CallListener, GridPoint, HeardUtterance
 from pipeline.audio.segments import SegmentLog, used_samples
-from pipeline.audio.vad import SpeechSpan
 from pipeline.blobs import open_blobs
 from pipeline.delivery import Receipt
 from pipeline.models.silero import SileroVad
@@ -22,7 +21,7 @@ from pipeline.transitions import TaskLog, derived_correlation_id, failed
 from pipeline.wanted import Needs, needs_of
 from schemas.errors import TaskError
 from schemas.media import CallOptions
-from schemas.stream import CallBegin, CallEnd, CallEnded, CallOpened, CallSnapshot, Draft, Fault, SpeechRecord, Utterance
+from schemas.stream import CallBegin, CallEnd, CallEnded, CallOpened, CallSnapshot, Draft, Fault, Said, SpeechRecord, Utterance
 from schemas.tasks import Technology
 
 VAD = Technology.VOICE_ACTIVITY_DETECTION
@@ -70,7 +69,7 @@ class VadCall:
         self._segments: SegmentLog | None = None
         self._receipts: list[tuple[int, Receipt]] = []
         self._needs = Needs(None, language=True)
-        self._drafted: dict[int, SpeechSpan] = {}  # the newest of each channel
+        self._drafted: dict[int, tuple[int, int]] = {}  # the newest of each channel
         self._drafted_at = 0
 
     def restore(self, saved: CallSnapshot) -> None:
@@ -187,12 +186,13 @@ class VadCall:
         return not self.options.is_file and heard_s <= self.last_timestamp_s - self._first_timestamp_s + _AHEAD_S
 
     def _draft(self, heard: HeardUtterance) -> list[OutgoingRecord]:
-        if self._drafted.get(heard.channel) == heard.span:
-            return []
-        self._drafted[heard.channel] = heard.span
         used = self._used(heard)
         if used is None or not self._is_worth_a_draft(used) or speech_id(used) in self._said:
             return []
+        place = used.start_sample, used.end_sample
+        if self._drafted.get(used.channel) == place:
+            return []
+        self._drafted[used.channel] = place
         return [self._to_speech(Draft(used))]
 
     def _is_worth_a_draft(self, utterance: Utterance) -> bool:
@@ -255,7 +255,7 @@ class VadCall:
         ended = CallEnded(self.call_id, _EVERY_SEQUENCE, []) if assembler.abandoned else assembler.ended_state(self.call_id)
         return ended_records(ended, self.place[1])
 
-    def _speech(self, record: CallBegin | Utterance | CallEnd | Fault) -> list[OutgoingRecord]:
+    def _speech(self, record: Said) -> list[OutgoingRecord]:
         """The record; nothing when it was said."""
         return [] if speech_id(record) in self._said else [self._to_speech(record)]
 

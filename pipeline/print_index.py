@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from pipeline.partition_scan import PartitionScan
 from pipeline.records import UNDECODABLE, Record
 from pipeline.spoken import SpeechId, speech_id
-from schemas.stream import CallEnd, Fault, Print, PrintRecord, SpeechRecord, Utterance
+from schemas.stream import CallEnd, Fault, Print, PrintRecord, Said, Utterance
 
 _CLOCK_SKEW_S = 120.0  # between the clocks of two brokers
 _REMEMBERED = 100_000  # ids of a partition
@@ -59,7 +59,7 @@ class PrintIndex(PartitionScan[Known]):
             return
         found.add(one, record.timestamp / 1000)
 
-    async def holds(self, record: Record, speech: SpeechRecord) -> bool:
+    async def holds(self, record: Record, speech: Said) -> bool:
         """Whether this was passed on, within the time for which a call id is its call's alone."""
         return await self._has(record, speech.call_id, speech_id(speech))
 

@@ -6,14 +6,14 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from pipeline.partition_scan import PartitionScan
 from pipeline.records import UNDECODABLE, Record
 from pipeline.snapshots import SavedCalls
-from schemas.stream import CallEnded, Draft, Print, PrintRecord, SpeechRecord, Utterance
+from schemas.stream import CallEnded, Draft, Print, PrintRecord, Said, SpeechRecord, Utterance
 
 SpeechId = tuple[str, int, int]
 
 _DECODER: msgspec.msgpack.Decoder[SpeechRecord] = msgspec.msgpack.Decoder(SpeechRecord)
 
 
-def speech_id(one: SpeechRecord | PrintRecord) -> SpeechId:
+def speech_id(one: Said | PrintRecord) -> SpeechId:
     """Which part of its call a record of `speech` or `prints` is: of an utterance its channel and first sample."""
     if isinstance(one, Utterance | Print):
         return "utterance", one.channel, one.start_sample

@@ -94,7 +94,8 @@ class Fault(msgspec.Struct, frozen=True, tag="fault", tag_field="kind"):
     message: str
 
 
-SpeechRecord = CallBegin | Draft | Utterance | CallEnd | Fault
+Said = CallBegin | Utterance | CallEnd | Fault
+SpeechRecord = Said | Draft
 PrintRecord = CallBegin | Print | CallEnd | Fault
 
 

@@ -13,11 +13,12 @@ import pytest
 from agents import extraction_call, extractor
 from agents.call_stage import CallStage
 from agents.extraction import ExtractionStage
+from pipeline.records import Record
 from pipeline.scoring.voiceprint import SPEAKER_DIMENSION, VOICE_DIMENSION, VoiceprintSum, decode, encode, unpack
 from schemas.stream import Print, PrintRecord, SpeechRecord, Utterance
 from tests.agents.conftest import OpenBench
 from tests.agents.test_chain import GENDER, LANGUAGE, VAD, VOICEPRINT, send
-from tests.harness import Bench, sample_audio
+from tests.harness import Bench, LocalFrame, sample_audio
 
 ALL_SPEECH: dict[str, Any] = {"language_enough": 0.0, "voiceprint_enough_s": 0.0, "voice_enough_s": 0.0}
 ENOUGH: dict[str, Any] = {
@@ -96,20 +97,28 @@ async def test_a_channel_that_is_never_sure_is_identified_to_its_end(open_bench:
     assert bench.values() == every.values()
 
 
+async def taken_over(bench: Bench, spoken: list[Record], killed_at: int) -> LocalFrame:
+    """Extraction is killed behind so many records, and has given nothing back of an open call: a successor reads all."""
+    frame = next(one for one in bench.frames if one.stage.name == "extraction")
+    for record in spoken[:killed_at]:
+        await bench.produce("speech", record.key, record.value)
+    kinds = [msgspec.msgpack.decode(record.value or b"")["kind"] for record in spoken[:killed_at]]
+    assert "end" in kinds or frame.acknowledged["speech"] == []
+    frame.stage.forget()
+    frame.order.clear()
+    frame.acknowledged.clear()
+    for record in spoken:
+        await bench.produce("speech", record.key, record.value)
+    return frame
+
+
 async def test_a_successor_goes_on_with_what_is_identified_already(open_bench: OpenBench) -> None:
     """It is killed behind each record in turn: its successor reads the call from its begin, and says nothing else."""
     once = await heard(open_bench, ENOUGH)
     spoken = once.log["speech"]
     for killed_at in range(1, len(spoken)):
         async with open_bench(**ENOUGH) as bench:
-            for record in spoken[:killed_at]:
-                await bench.produce("speech", record.key, record.value)
-            frame = next(one for one in bench.frames if one.stage.name == "extraction")
-            assert frame.acknowledged["speech"] == []
-            frame.stage.forget()
-            frame.order.clear()
-            for record in spoken:
-                await bench.produce("speech", record.key, record.value)
+            frame = await taken_over(bench, spoken, killed_at)
             assert [one.value for one in bench.log["prints"]] == [one.value for one in once.log["prints"]]
             assert len(frame.acknowledged["speech"]) == len(spoken)
 

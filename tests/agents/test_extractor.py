@@ -60,8 +60,9 @@ Open = Callable[..., Extractor]
 async def opened(models: Models) -> AsyncIterator[Open]:
     extractors: list[Extractor] = []
 
-    def open_one(threads: int = 1) -> Extractor:
-        extractors.append(Extractor(cast(ModelSet, models), threads, threads))
+    def open_one(threads: int = 1, least_busy: int | None = None) -> Extractor:
+        extractors.append(Extractor(threads, threads if least_busy is None else least_busy))
+        extractors[-1].models = cast(ModelSet, models)
         return extractors[-1]
 
     yield open_one
@@ -238,8 +239,8 @@ async def test_an_utterance_that_came_with_a_draft_goes_first(opened: Open, mode
     assert [call for call, *_ in models.begun] == ["wanted", "draft"]
 
 
-async def test_threads_that_wait_for_one_another_are_not_for_drafts(models: Models) -> None:
-    one, models.is_held = Extractor(cast(ModelSet, models), 8, 1), True
+async def test_threads_that_wait_for_one_another_are_not_for_drafts(opened: Open, models: Models) -> None:
+    one, models.is_held = opened(threads=8, least_busy=1), True
     making = asyncio.ensure_future(one.make(an_utterance("wanted"), True))
     await models.wait_begun(1)
     one.draft(an_utterance("draft"), True)
@@ -248,4 +249,3 @@ async def test_threads_that_wait_for_one_another_are_not_for_drafts(models: Mode
     models.let(2)
     await making
     await models.wait_begun(2)
-    one.close()

@@ -144,7 +144,9 @@ def _own_key(value: bytes) -> bytes | None:
 def _stream(topic: str, trees: list[dict[str, Any]]) -> Callable[[random.Random, int], Bad]:
     def make(chance: random.Random, case: int) -> Bad:
         call_id = f"bad-{topic}-{case}"
-        packed = msgspec.msgpack.encode(chance.choice(trees) | {"call_id": call_id})
+        tree = chance.choice(trees)
+        own = {"utterance": tree["utterance"] | {"call_id": call_id}} if "utterance" in tree else {"call_id": call_id}
+        packed = msgspec.msgpack.encode(tree | own)
         kind = chance.random()
         value = (
             packed if kind < 0.05 else chance.choice([None, *MSGPACK_BOMBS]) if kind < 0.1 else damaged_msgpack(chance, packed)
