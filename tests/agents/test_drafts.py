@@ -127,9 +127,9 @@ async def test_a_draft_of_an_unknown_call_or_channel_is_let_go_of(open_bench: Op
         for channel in (2, -1, 10**6):
             other = msgspec.structs.replace(utterance, channel=channel)
             await bench.produce("speech", CALL, msgspec.msgpack.encode(Draft(other)))
+        await asyncio.sleep(0.2)
         await bench.produce("speech", CALL, msgspec.msgpack.encode(CallEnd("call-1", 2)))
         assert frame.acknowledged["speech"] == [0, 1, 2, 3, 4, 5]
-        await asyncio.sleep(0.2)
         assert extracted == []
         assert len(bench.log["prints"]) == 2
         assert bench.dead_letters() == []
