@@ -23,9 +23,9 @@ from faust.types.tuples import Message
 from mode.types import ServiceT
 
 from pipeline.cancellation import uncancelled
-from pipeline.consumer_thread import COMMIT_S, ConsumerThread
 from pipeline.delivery import describe_error
 from pipeline.log_order import LogOrder, Step
+from pipeline.loop_consumer import COMMIT_S, LoopConsumer
 from pipeline.membership import Lease, has_lost_partitions
 
 logger = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class StageConsumer(aiokafka_driver.Consumer):
         if fresh:
             # Not `seek`: that one touches the fetcher from this thread, while it gives out records on its own.
             await self.seek_wait(earliest)
-        await cast(ConsumerThread, self._thread).let_go()
+        cast(LoopConsumer, self._thread).let_go()
         self._log.begin({place: earliest[place] if offset is None else offset for place, offset in committed.items()})
 
     async def _read(self) -> None:
@@ -246,8 +246,8 @@ class StageConsumer(aiokafka_driver.Consumer):
             self._committed_offset.update(offsets)
         return True
 
-    def _new_consumer_thread(self) -> ConsumerThread:
-        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+    def _new_consumer_thread(self) -> LoopConsumer:
+        return LoopConsumer(self, beacon=self.beacon)
 
 
 class _Transport(aiokafka_driver.Transport):

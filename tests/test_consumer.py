@@ -61,7 +61,7 @@ async def pause(turns: int) -> None:
 
 
 class Thread:
-    """What Faust's consumer asks of its thread, as aiokafka answers: every answer comes late, and what it says may be old."""
+    """What Faust's consumer asks of its "thread", as aiokafka answers: every answer comes late, and what it says may be old."""
 
     def __init__(self, pauses: Iterator[int]) -> None:
         self._pauses = pauses
@@ -109,8 +109,7 @@ class Thread:
         self.position_ = places[PLACE]
         await pause(next(self._pauses))
 
-    async def let_go(self) -> None:
-        await pause(next(self._pauses))
+    def let_go(self) -> None:
         self.is_held = False
 
     async def commit(self, offsets: dict[TP, int]) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -94,6 +95,16 @@ async def test_what_is_assigned_later_is_read_too(broker_bootstrap: str, topic_p
         for number in range(3):
             await first.publisher.publish([OutgoingRecord("media", b"call", b"alone", partition=number)])
         await until(lambda: one.values.count(b"alone") == 3)
+
+
+async def test_a_member_lives_in_the_loop_of_the_agents(broker_bootstrap: str, topic_prefix: str) -> None:
+    """Seven threads would wake one another for each fetch."""
+    settings = Settings(broker=broker_bootstrap, topic_prefix=topic_prefix, partitions=3)
+    await create_topics(settings)
+    before = set(threading.enumerate())
+    async with member(settings) as (first, _):
+        await until(first.is_ready)
+        assert set(threading.enumerate()) <= before
 
 
 @contextlib.asynccontextmanager
