@@ -147,7 +147,7 @@ class VadStage:
             if isinstance(one, GridPoint):
                 await self._save(call, one)
             else:
-                await self._publish(call.utterance(one, source))
+                await self._publish_utterance(call.utterance(one, source))
 
     async def _save(self, call: VadCall, point: GridPoint) -> None:
         saved = call.snapshot(point, self._spoken.end(call.place[1]))
@@ -250,7 +250,13 @@ class VadStage:
             await self._frame.bury(one.origin, one.type, one.message)
 
     async def _publish(self, records: Sequence[OutgoingRecord]) -> None:
-        offsets = await self._frame.publisher.publish(records)
+        self._note(records, await self._frame.publisher.publish(records))
+
+    async def _publish_utterance(self, records: Sequence[OutgoingRecord]) -> None:
+        """The utterance and its partial result: a successor says what is not on `speech`, and every partial result again."""
+        self._note(records, await self._frame.publisher.publish_side_by_side(records))
+
+    def _note(self, records: Sequence[OutgoingRecord], offsets: Sequence[int]) -> None:
         for record, offset in zip(records, offsets, strict=True):
             if record.topic == "speech" and record.partition is not None:
                 self._spoken.advance(record.partition, offset)

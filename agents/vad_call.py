@@ -89,7 +89,8 @@ class VadCall:
         """How many partial results there are behind the snapshot, at most: of those that were not said nobody knows."""
         if self.options.max_speech_length is not None or not needs_of(self.options, self._settings).are_endless:
             return _MOST_IN_A_GRID_STEP * saved.assembly.format.channels
-        return sum(kind == "utterance" and offset >= saved.speech_end for (kind, *_), offset in self._said.items())
+        said = sum(kind == "utterance" and offset >= saved.speech_end for (kind, *_), offset in self._said.items())
+        return said + 1  # one may have been said of an utterance that did not come to `speech` any more
 
     def _task_log(self, task: Technology, first_revision: int = 0) -> TaskLog:
         return TaskLog.of_call(

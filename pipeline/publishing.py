@@ -1,5 +1,6 @@
 """Publishing: a record counts as sent when the broker has acknowledged it."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,9 @@ class Publisher(Protocol):
     async def publish(self, records: Sequence[OutgoingRecord]) -> list[int]:
         """Publish in order; their offsets. Raises RecordTooLargeError; retries everything that may pass."""
 
+    async def publish_side_by_side(self, records: Sequence[OutgoingRecord]) -> list[int]:
+        """The same for records of different topics, any of which may be there first, or alone if the process dies."""
+
 
 class FaustPublisher:
     """Publishes through a Faust app's producer, as long as its consumer's lease lasts."""
@@ -52,16 +56,19 @@ class FaustPublisher:
 
     async def publish(self, records: Sequence[OutgoingRecord]) -> list[int]:
         """Publish in order: each record is acknowledged before the next is sent."""
-        offsets = []
-        for record in records:
-            size = record_bytes(record)
-            limit = MAX_DEAD_LETTER_BYTES if record.topic == "dead-letters" else MAX_RECORD_BYTES
-            if size > limit:
-                raise RecordTooLargeError(f"{size} bytes for topic {record.topic}, more than {limit}")
-            offsets.append(await self._send(record))
-        return offsets
+        return [await self._send(record) for record in records]
+
+    async def publish_side_by_side(self, records: Sequence[OutgoingRecord]) -> list[int]:
+        """Publish, and wait until all are acknowledged: one request takes them together."""
+        if len(records) == 1:
+            return await self.publish(records)
+        sent = await asyncio.gather(*(self._send(record) for record in records), return_exceptions=True)
+        return [_offset_of(one) for one in sent]
 
     async def _send(self, record: OutgoingRecord) -> int:
+        size, limit = record_bytes(record), MAX_DEAD_LETTER_BYTES if record.topic == "dead-letters" else MAX_RECORD_BYTES
+        if size > limit:
+            raise RecordTooLargeError(f"{size} bytes for topic {record.topic}, more than {limit}")
         with contextlib.suppress(KafkaError):
             return await self._try_to_send(record)  # nearly always; what tries again costs as much as the sending
         async for attempt in stamina.retry_context(on=KafkaError, attempts=None, timeout=None, wait_initial=0.1, wait_max=5.0):
@@ -95,6 +102,12 @@ class FaustPublisher:
             await cast(Any, producer)._producer.client.force_metadata_update()
             raise UnknownTopicOrPartitionError(f"{topic}/{record.partition}: {error}") from None
         return int((await sent).offset)
+
+
+def _offset_of(sent: int | BaseException) -> int:
+    if isinstance(sent, BaseException):
+        raise sent
+    return sent
 
 
 def dead_letter(record: Record, stage: str, error_type: DeadLetterType, message: str) -> OutgoingRecord:

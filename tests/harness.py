@@ -80,6 +80,11 @@ class Bench:
             self._append(one.topic, one.key, one.value, one.headers)
         return offsets
 
+    async def publish_side_by_side(self, records: Sequence[OutgoingRecord]) -> list[int]:
+        """Here the last one is always first."""
+        assert len({one.topic for one in records}) == len(records)
+        return (await self.publish(records[::-1]))[::-1]
+
     def _append(self, topic: str, key: bytes | None, value: bytes | None, headers: tuple[tuple[str, bytes], ...]) -> None:
         record = Record(topic, 0, len(self.log[topic]), key, value, headers, self.clock_s)
         self.log[topic].append(record)

@@ -35,6 +35,8 @@ class Listed:
         self.records += records
         return list(range(len(self.records) - len(records), len(self.records)))
 
+    publish_side_by_side = publish
+
 
 class Obedient:
     """A stage that does what the record's value says."""

@@ -121,6 +121,26 @@ def test_a_successor_repeats_every_byte_and_hears_little_twice(
     assert len(without_drafts(log["speech"])) == len(without_drafts(undisturbed["speech"]))  # nothing is said twice
 
 
+@pytest.mark.parametrize("there", ["speech", "results"])
+def test_an_utterance_of_which_half_was_said_is_said_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    """It is published side by side with its partial result: when a worker dies, either may be there without the other."""
+    records = media(sample_audio(0, 20), SECOND, set(), position=True)
+    undisturbed: dict[str, list[Record]] = defaultdict(list)
+    run(Worker(tmp_path, undisturbed).live(records, monkeypatch))
+    log: dict[str, list[Record]] = defaultdict(list)
+    given_back = run(Worker(tmp_path, log).live(records[:10], monkeypatch))
+    other = {"speech": "results", "results": "speech"}[there]
+    assert b"partial" in (log["results"][-1].value or b"")
+    assert not isinstance(_said(log["speech"][-1]), Draft)
+    del log[other][-1]
+    run(Worker(tmp_path, log).live(records[given_back:], monkeypatch))
+    for topic in ("results", "speech"):
+        assert spoken(log, topic) == spoken(undisturbed, topic)
+    assert len(without_drafts(log["speech"])) == len(without_drafts(undisturbed["speech"]))
+
+
 def test_no_more_than_thirty_seconds_are_heard_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     audio = sample_audio()
     records = media(audio, SECOND // 4, set(), position=True)
@@ -146,7 +166,10 @@ def test_a_call_that_has_ended_does_not_begin_anew_after_a_restart(tmp_path: Pat
     assert [record.text("error-type") for record in log["dead-letters"]] == ["call.ended"]
 
 
-def test_a_snapshot_that_cannot_be_restored_fails_the_call_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lone_partial", [False, True])
+def test_a_snapshot_that_cannot_be_restored_fails_the_call_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lone_partial: bool
+) -> None:
     records = media(sample_audio(0, 30), SECOND, set(), position=True, options='{"exhaustive": true}')
     log: dict[str, list[Record]] = defaultdict(list)
     given_back = run(Worker(tmp_path, log).live(records[:20], monkeypatch))
@@ -155,11 +178,14 @@ def test_a_snapshot_that_cannot_be_restored_fails_the_call_and_says_so(tmp_path:
     damaged = msgspec.structs.replace(saved, detectors=[b"\xc1", b"\xc1"])
     log["snapshots"][at] = msgspec.structs.replace(log["snapshots"][at], value=msgspec.msgpack.encode(damaged))
     before = len(log["results"])
+    if lone_partial:  # it was killed between the two records of its last utterance
+        assert not isinstance(_said(log["speech"].pop()), Draft)
     run(Worker(tmp_path, log).live(records[given_back:], monkeypatch))
     (final,) = [json.loads(one.value or b"") for one in log["results"][before:]]
     revisions = [json.loads(one.value or b"")["revision"] for one in log["results"] if one.key == log["results"][-1].key]
     assert final["task"]["state"] == "failed"
-    assert revisions == list(range(len(revisions)))
+    assert revisions[:-1] == list(range(len(revisions) - 1))
+    assert revisions[-1] > revisions[-2]  # the newest revision is the one that counts
     assert b"fault" in (log["speech"][-1].value or b"")
     assert [record.text("error-type") for record in log["dead-letters"]] == ["internal"]
 

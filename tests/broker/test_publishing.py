@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[att
 from pipeline.app import build_app
 from pipeline.broker import EmbeddedBroker
 from pipeline.membership import producer_fault
-from pipeline.publishing import FaustPublisher
+from pipeline.publishing import MAX_RECORD_BYTES, FaustPublisher, RecordTooLargeError
 from pipeline.records import OutgoingRecord
 from pipeline.settings import Settings
 from pipeline.topics import create_topics
@@ -50,6 +50,28 @@ async def test_what_a_broker_that_stands_still_is_told_arrives(embedded_broker: 
     finally:
         await app.producer.stop()
     assert {arrived[one] for [one] in offsets} == VALUES
+
+
+async def test_records_of_two_topics_are_published_side_by_side(broker_bootstrap: str, topic_prefix: str) -> None:
+    """One of them may never fit: the other one is there, and whoever sent them knows."""
+    settings = Settings(broker=broker_bootstrap, topic_prefix=topic_prefix, partitions=1)
+    await create_topics(settings)
+    app = build_app("publishing", settings)
+    app.lease.waive()
+    publisher = FaustPublisher(app, settings, app.lease)
+    partial = OutgoingRecord("results", b"call", b"partial")
+    try:
+        assert await publisher.publish_side_by_side([]) == []
+        assert await publisher.publish_side_by_side([partial]) == [0]
+        first = OutgoingRecord("speech", b"call", b"first", partition=0)
+        assert await publisher.publish_side_by_side([first, partial]) == [0, 1]
+        for value in (b"x" * (MAX_RECORD_BYTES + 1), b"x" * MAX_RECORD_BYTES):  # ours to see, aiokafka's to see
+            with pytest.raises(RecordTooLargeError):
+                await publisher.publish_side_by_side([OutgoingRecord("speech", b"call", value, partition=0), partial])
+        assert await publisher.publish([partial, partial]) == [4, 5]
+        assert await read(settings, 1) == [b"first"]
+    finally:
+        await app.producer.stop()
 
 
 async def test_a_partition_that_was_just_added_is_known_to_a_producer(broker_bootstrap: str, topic_prefix: str) -> None:
