@@ -35,13 +35,19 @@ class Usage(NamedTuple):
 
 
 @contextmanager
-def pinned_worker(settings: Settings, folder: Path, core: int = 0, **changed: str) -> Iterator[Callable[[], Usage]]:
-    """A worker of all agents on this core, with these settings changed; gives a function that tells what it has used."""
+def pinned_worker(
+    settings: Settings, folder: Path, core: int = 0, tree: Path | None = None, **changed: str
+) -> Iterator[Callable[[], Usage]]:
+    """A worker of all agents on this core, with these settings changed; gives a function that tells what it has used.
+
+    Its code is that of `tree`, another checkout, if one is given.
+    """
     process = GuardedProcess()
     environment = [f"CALLSTREAM_BROKER={settings.broker}", f"CALLSTREAM_DATA_DIR={folder}", "CALLSTREAM_INFERENCE_THREADS=1"]
     environment += [f"CALLSTREAM_{name.upper()}={value}" for name, value in changed.items()]
     command = ["taskset", "-c", str(core), sys.executable, "-m", "pipeline.cli", "worker"]
-    process.start(["env", *environment, *command], folder / f"worker-{core}.log")
+    place = [] if tree is None else ["-C", str(tree), f"PYTHONPATH={tree}"]
+    process.start(["env", *place, *environment, *command], folder / f"worker-{core}.log")
     assert process.pid is not None
     try:
         yield lambda pid=process.pid: usage_of(pid)  # type: ignore[misc]

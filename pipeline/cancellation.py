@@ -2,8 +2,8 @@
 
 aiokafka raises one from `AIOKafkaConsumer.stop` only: `Fetcher.close` awaits the tasks that it has just cancelled, and so does
 `NoGroupCoordinator.close`, whose task may not have begun. Requests in flight on a connection that closes end in a
-KafkaConnectionError (`AIOKafkaConnection.close`). Faust passes on whatever a call in the consumer's thread met, and at the end
-of that thread this is a CancelledError.
+KafkaConnectionError (`AIOKafkaConnection.close`). What an agent's consumer is asked for when it stops
+is given up (`LoopConsumer.on_stop`), which is a CancelledError too.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
 
 
 async def uncancelled(work: Awaitable[Answer]) -> Answer:
-    """Await what the consumer's thread is asked for; that it was given up there is a KafkaConnectionError."""
+    """Await what an agent's consumer is asked for; that it was given up is a KafkaConnectionError."""
     try:
         return await work
     except asyncio.CancelledError:

@@ -156,7 +156,6 @@ class StageConsumer(aiokafka_driver.Consumer):
         fresh = [place for place, offset in committed.items() if offset is None]
         earliest = await self.earliest_offsets(*fresh) if fresh else {}
         if fresh:
-            # Not `seek`: that one touches the fetcher from this thread, while it gives out records on its own.
             await self.seek_wait(earliest)
         cast(LoopConsumer, self._thread).let_go()
         self._log.begin({place: earliest[place] if offset is None else offset for place, offset in committed.items()})

@@ -39,6 +39,7 @@ class LoopConsumer(aiokafka_driver.AIOKafkaConsumerThread):
 
     def __init__(self, consumer: aiokafka_driver.Consumer, **options: Any) -> None:  # noqa: ANN401 - Faust's
         super().__init__(consumer, loop=consumer.loop, thread_loop=consumer.loop, **options)
+        self._asked: set[asyncio.Future[Any]] = set()
 
     async def start(self) -> None:
         """Begin, in the running loop. Raises KafkaConnectionError when no broker is there."""
@@ -56,17 +57,22 @@ class LoopConsumer(aiokafka_driver.AIOKafkaConsumerThread):
         self._stopped.set()
 
     async def on_stop(self) -> None:
-        """Leave the group and close the connections."""
+        """Leave the group and close the connections. What is still asked for is given up."""
         if self._consumer is not None:
             # Not its own `stop`: a CancelledError from there would end all that Faust has still to stop.
             await stop_consumer(self._consumer)
+        for asked in self._asked:
+            asked.cancel()
 
     def _get_tasks(self) -> Iterable[ServiceTask]:
         return ()  # they would keep a thread awake
 
     async def call_thread(self, fun: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Faust's
         """Call a method of aiokafka's. It comes to its end also when whoever asked for it does not wait any more."""
-        return await asyncio.shield(maybe_async(fun(*args, **kwargs)))
+        asked = asyncio.ensure_future(maybe_async(fun(*args, **kwargs)))
+        self._asked.add(asked)
+        asked.add_done_callback(self._asked.discard)
+        return await asyncio.shield(asked)
 
     async def getmany(self, active_partitions: set[TP] | None, timeout: float) -> RecordMap:  # noqa: ASYNC109
         """Records of these partitions, as soon as there are some; none after this many seconds."""
