@@ -4,7 +4,8 @@
 
 TREE is the folder of another checkout, as of `git worktree add ../before HEAD~1`; its worker runs on this tree's packages. A
 machine is faster at some minutes than at others, by more than most changes give: two runs of `benchmarks.batch` cannot tell
-them, and the differences of pairs can. Files are those of `benchmarks.batch`; both workers share one core, one of them idle.
+them, and the differences of pairs can, above all in the threads that run no models (models' have a lower priority, on Linux).
+Files are those of `benchmarks.batch`; both workers share one core, one of them idle.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,7 +23,7 @@ import msgspec
 from benchmarks.batch import SHAPE, WAYS, as_calls, write_files
 from benchmarks.calls import DEFAULTS, Track
 from benchmarks.machine import describe
-from benchmarks.worker import Usage, pinned_worker, send_and_wait
+from benchmarks.worker import pinned_worker, send_and_wait
 from pipeline.broker.kafka import EmbeddedBroker
 from pipeline.settings import Settings, load
 from pipeline.topics import create_topics
@@ -33,18 +34,30 @@ _FILES = 8
 
 
 class Side(msgspec.Struct):
-    """A tree's worker, and what each call took of it."""
+    """A tree's worker, and what each call took of it: CPU seconds of all threads, and of those that run no models."""
 
     tree: Path
     settings: Settings
-    usage: Callable[[], Usage]
-    cpu_s: list[float]
+    pid: int
+    all_s: list[float]
+    frame_s: list[float]
 
     def take(self, path: Path, name: str, options: CallOptions) -> None:
         """Send a file, and note what it took."""
-        before_s = self.usage().cpu_s
+        before = threads_of(self.pid)
         asyncio.run(send_and_wait(self.settings, as_calls([path], name, options)))
-        self.cpu_s.append(self.usage().cpu_s - before_s)
+        spent = [(cpu_s - before.get(thread, (0.0, 0))[0], nice) for thread, (cpu_s, nice) in threads_of(self.pid).items()]
+        self.all_s.append(sum(cpu_s for cpu_s, _ in spent))
+        self.frame_s.append(sum(cpu_s for cpu_s, nice in spent if not nice))
+
+
+def threads_of(pid: int) -> dict[str, tuple[float, int]]:
+    """CPU seconds and priority (`nice`) of each thread."""
+    found = {}
+    for task in (Path("/proc") / str(pid) / "task").iterdir():
+        nice = int((task / "stat").read_text().rpartition(")")[2].split()[16])
+        found[task.name] = (int((task / "schedstat").read_text().split()[0]) / 1e9, nice)
+    return found
 
 
 @contextlib.contextmanager
@@ -54,18 +67,17 @@ def side_of(tree: Path, settings: Settings) -> Iterator[Side]:
         here = msgspec.structs.replace(settings, broker=broker.bootstrap)
         asyncio.run(create_topics(here))
         with pinned_worker(here, Path(name), tree=tree) as usage:
-            yield Side(tree, here, usage, [])
+            yield Side(tree, here, usage().pid, [], [])
 
 
 def report(before: Side, now: Side) -> None:
     """Print what both took, and the mean difference of the pairs with its standard error."""
-    print("| tree | CPU s a call | to the other |\n|---|---|---|")
-    base_s = statistics.mean(before.cpu_s)
-    for side in (before, now):
-        print(f"| {side.tree} | {statistics.mean(side.cpu_s):.2f} | {statistics.mean(side.cpu_s) / base_s:.3f} |")
-    differences = [one - other for one, other in zip(now.cpu_s, before.cpu_s, strict=True)]
-    error = statistics.stdev(differences) / len(differences) ** 0.5
-    print(f"\ndifference of {len(differences)} pairs: {statistics.mean(differences):+.3f} s a call, ± {error:.3f}")
+    print("| threads | before, CPU s a call | now | to before | difference | ± |\n|---|---|---|---|---|---|")
+    for name, old_s, new_s in (("all", before.all_s, now.all_s), ("without models", before.frame_s, now.frame_s)):
+        old, new = statistics.mean(old_s), statistics.mean(new_s)
+        differences = [one - other for one, other in zip(new_s, old_s, strict=True)]
+        error = statistics.stdev(differences) / len(differences) ** 0.5
+        print(f"| {name} | {old:.2f} | {new:.2f} | {new / old:.3f} | {new - old:+.3f} | {error:.3f} |")
 
 
 def run(sides: Sequence[Side], track: Track, count: int, way: str) -> None:

@@ -27,8 +27,9 @@ TASKS = 4  # of a call that asks for nothing
 
 
 class Usage(NamedTuple):
-    """CPU seconds since its start, and memory in MB: now and at most."""
+    """A process: its CPU seconds since its start, and memory in MB, now and at most."""
 
+    pid: int
     cpu_s: float
     memory_mb: float
     peak_mb: float
@@ -72,7 +73,7 @@ def usage_of(pid: int) -> Usage:
     fields = (proc / "stat").read_text().rpartition(")")[2].split()
     status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines() if ":" in line)
     now_kb, peak_kb = (int(status[name].split()[0]) for name in ("VmRSS", "VmHWM"))
-    return Usage((int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), now_kb / 1024, peak_kb / 1024)
+    return Usage(pid, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), now_kb / 1024, peak_kb / 1024)
 
 
 async def all_records(settings: Settings, topic: str) -> "list[ConsumerRecord[bytes, bytes]]":

@@ -69,7 +69,8 @@ async def test_what_was_begun_ends_also_when_nobody_waits_any_more(member: LoopC
 async def test_one_that_stops_leaves_nobody_waiting(member: LoopConsumer, calls: int) -> None:
     """An answer that does not come would keep its agent from ending."""
     waiting = [asyncio.create_task(member.call_thread(asyncio.Event().wait)) for _ in range(calls)]
-    await asyncio.sleep(0)
+    for _ in range(3):
+        await asyncio.sleep(0)  # until they wait
     await member.on_stop()
     async with asyncio.timeout(10.0):
         ended = await asyncio.gather(*waiting, return_exceptions=True)
