@@ -36,7 +36,6 @@ _FILES = 8
 class Side(msgspec.Struct):
     """A tree's worker, and what each call took of it: CPU seconds of all threads, and of those that run no models."""
 
-    tree: Path
     settings: Settings
     pid: int
     all_s: list[float]
@@ -67,7 +66,7 @@ def side_of(tree: Path, settings: Settings) -> Iterator[Side]:
         here = msgspec.structs.replace(settings, broker=broker.bootstrap)
         asyncio.run(create_topics(here))
         with pinned_worker(here, Path(name), tree=tree) as usage:
-            yield Side(tree, here, usage().pid, [], [])
+            yield Side(here, usage().pid, [], [])
 
 
 def report(before: Side, now: Side) -> None:

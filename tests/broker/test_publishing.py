@@ -1,8 +1,10 @@
 """A publisher on real Kafka, while that does not answer for longer than a request may take, or changes: everything arrives."""
 
 import asyncio
+import contextlib
 import os
 import signal
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
@@ -54,13 +56,8 @@ async def test_what_a_broker_that_stands_still_is_told_arrives(embedded_broker: 
 
 async def test_records_of_two_topics_are_published_side_by_side(broker_bootstrap: str, topic_prefix: str) -> None:
     """One of them may never fit: the other one is there, and whoever sent them knows."""
-    settings = Settings(broker=broker_bootstrap, topic_prefix=topic_prefix, partitions=1)
-    await create_topics(settings)
-    app = build_app("publishing", settings)
-    app.lease.waive()
-    publisher = FaustPublisher(app, settings, app.lease)
     partial = OutgoingRecord("results", b"call", b"partial")
-    try:
+    async with publisher_to(broker_bootstrap, topic_prefix) as (publisher, settings):
         assert await publisher.publish_side_by_side([]) == []
         assert await publisher.publish_side_by_side([partial]) == [0]
         first = OutgoingRecord("speech", b"call", b"first", partition=0)
@@ -70,22 +67,26 @@ async def test_records_of_two_topics_are_published_side_by_side(broker_bootstrap
                 await publisher.publish_side_by_side([OutgoingRecord("speech", b"call", value, partition=0), partial])
         assert await publisher.publish([partial, partial]) == [4, 5]
         assert await read(settings, 1) == [b"first"]
-    finally:
-        await app.producer.stop()
 
 
 async def test_a_partition_that_was_just_added_is_known_to_a_producer(broker_bootstrap: str, topic_prefix: str) -> None:
-    settings = Settings(broker=broker_bootstrap, topic_prefix=topic_prefix, partitions=1)
-    await create_topics(settings)
-    app = build_app("publishing", settings)
-    app.lease.waive()
-    publisher = FaustPublisher(app, settings, app.lease)
-    try:
+    async with publisher_to(broker_bootstrap, topic_prefix) as (publisher, settings):
         assert await publisher.publish([OutgoingRecord("speech", b"call", b"one", partition=0)]) == [0]
         admin = AdminClient({"bootstrap.servers": settings.broker})
         [grown] = admin.create_partitions([NewPartitions(settings.topic("speech"), 2)]).values()
         grown.result(30)
         assert await publisher.publish([OutgoingRecord("speech", b"call", b"two", partition=1)]) == [0]
+
+
+@contextlib.asynccontextmanager
+async def publisher_to(bootstrap: str, topic_prefix: str) -> AsyncIterator[tuple[FaustPublisher, Settings]]:
+    """Topics of one partition, and who publishes to them."""
+    settings = Settings(broker=bootstrap, topic_prefix=topic_prefix, partitions=1)
+    await create_topics(settings)
+    app = build_app("publishing", settings)
+    app.lease.waive()
+    try:
+        yield FaustPublisher(app, settings, app.lease), settings
     finally:
         await app.producer.stop()
 
