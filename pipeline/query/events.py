@@ -7,12 +7,12 @@ first joins the hub and then looks at the view misses nothing.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from pipeline.query.view import Change, Removal, TaskRow
+from pipeline.query.view import Change, Known, Removal, TaskRow
 from schemas.http import TaskAnswer
 from schemas.results import Transition
 from schemas.tasks import TaskInfo, TaskState
@@ -96,6 +96,7 @@ class Stream:
         self._events: deque[bytes] = deque()
         self._size_bytes = 0
         self._taken: dict[str, tuple[int, int]] = {}  # task id -> the last revision, and when it was written (Unix ms)
+        self._untold: set[str] = set()  # of these the reader has nothing yet
         self._stirred = asyncio.Event()
         self._ended = asyncio.Event()
 
@@ -107,14 +108,21 @@ class Stream:
         return row.revision > revision or written_at_ms <= row.updated_at_ms - self._ttl_ms
 
     def _take(self, row: TaskRow, owner: str | None) -> bool:
-        if self._ended.is_set() or not self._sees(owner) or not self._is_news(row):
+        if self._ended.is_set() or not self._sees(owner):
             return False
         self._taken[row.task_id] = (row.revision, row.updated_at_ms)
+        self._untold.discard(row.task_id)
         return True
+
+    def expect(self, tasks: Iterable[Known]) -> None:
+        """What the view knew when the stream joined. `current` tells it; until then older records, redelivered, are no news."""
+        for task in tasks:
+            self._taken[task.task_id] = (task.revision, task.updated_at_ms)
+            self._untold.add(task.task_id)
 
     def offer(self, row: TaskRow, owner: str | None, event: bytes) -> None:
         """A record has arrived, of this owner's task."""
-        if not self._take(row, owner):
+        if not self._is_news(row) or not self._take(row, owner):
             return
         self._events.append(event)
         self._size_bytes += len(event)
@@ -123,8 +131,8 @@ class Stream:
             self.end()
 
     def current(self, row: TaskRow | None) -> bytes | None:
-        """The event of a task's current state; None when a record of it has arrived before, which tells the same or more."""
-        if row is None or row.task_id in self._taken or not self._take(row, row.owner):
+        """The event of an expected task's current state; None when a later one than was expected has arrived before."""
+        if row is None or row.task_id not in self._untold or not self._take(row, row.owner):
             return None
         return event_of(row, value_of(row))
 

@@ -13,7 +13,7 @@ from pipeline.query.errors import too_many_listeners, validation_failed
 from pipeline.query.events import Hub, Stream, TooManyListenersError
 from pipeline.query.owners import caller_of, check_known, is_visible
 from pipeline.query.validation import read_number, read_task_id
-from pipeline.query.view import View
+from pipeline.query.view import Known, View
 from schemas.errors import DetailType, ErrorDetail
 from schemas.tasks import TaskState, Technology
 
@@ -107,7 +107,9 @@ class EventAnswer:
         mark_held(scope)
         try:
             with self._streaming(scope) as stream:
-                await _send_until_gone(stream, self._events(stream, self._view.tasks_of_call(self._call_id)), receive, send)
+                known = self._view.tasks_of_call(self._call_id)
+                stream.expect(known)
+                await _send_until_gone(stream, self._events(stream, known), receive, send)
         except TooManyListenersError:
             raise too_many_listeners() from None
 
@@ -115,9 +117,9 @@ class EventAnswer:
         # both are asked for each event, since keys may be taken away
         return self._hub.streaming(self._call_id, lambda owner: is_visible(owner, scope), lambda: not caller_of(scope).is_gone)
 
-    async def _events(self, stream: Stream, known: list[str]) -> AsyncIterator[bytes]:
-        for task_id in known:  # one by one: results may be large, and the reader slow
-            event = stream.current(self._view.get(task_id))
+    async def _events(self, stream: Stream, known: list[Known]) -> AsyncIterator[bytes]:
+        for task in known:  # one by one: results may be large, and the reader slow
+            event = stream.current(self._view.get(task.task_id))
             if event is not None:
                 yield event
         while True:

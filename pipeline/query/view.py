@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -58,7 +59,8 @@ SELECT technology, revision, state, body, result_ref, updated_at_ms, call_id, ow
 FROM tasks WHERE task_id = ? AND updated_at_ms > ?
 """
 SELECT_CALL = """
-SELECT task_id FROM tasks WHERE call_id = ? AND revision >= 0 AND updated_at_ms > ? ORDER BY technology, task_id LIMIT ?
+SELECT task_id, revision, updated_at_ms FROM tasks
+WHERE call_id = ? AND revision >= 0 AND updated_at_ms > ? ORDER BY technology, task_id LIMIT ?
 """
 SET_OFFSET = """
 INSERT INTO offsets (topic, partition, next_offset) VALUES (?, ?, ?)
@@ -83,6 +85,14 @@ class TaskRow(msgspec.Struct, frozen=True):
     updated_at_ms: int
     call_id: str | None = None
     owner: str | None = None
+
+
+class Known(NamedTuple):
+    """As far as the view knows a task, without its answer."""
+
+    task_id: str
+    revision: int
+    updated_at_ms: int
 
 
 class Removal(msgspec.Struct, frozen=True):
@@ -205,14 +215,14 @@ class View:
             raise
         return row.owner if found is None or found[0] is None else str(found[0])
 
-    def tasks_of_call(self, call_id: str) -> list[str]:
-        """The ids of a call's tasks that the agents have written of, at most 100."""
+    def tasks_of_call(self, call_id: str) -> list[Known]:
+        """A call's tasks that the agents have written of, at most 100."""
         try:
             found = self._reader.execute(SELECT_CALL, (call_id, now_ms() - self._ttl_ms, MAX_CALL_TASKS)).fetchall()
         except sqlite3.Error as error:
             self._note_damage(error)
             raise
-        return [task_id for (task_id,) in found]
+        return [Known(*row) for row in found]
 
     def apply(self, changes: Sequence[Change], next_offsets: Mapping[Place, int]) -> None:
         """Writes the changes and the offsets behind them in one transaction."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.query import events
 from pipeline.query.events import Arrival, Hub, Stream, TooManyListenersError, event_of, value_of
 from pipeline.query.records import read_change
-from pipeline.query.view import Removal, TaskRow, View, now_ms
+from pipeline.query.view import Known, Removal, TaskRow, View, now_ms
 from schemas.tasks import TaskState
 from tests.query.arrivals import IDS, RESULT, VAD, Event, arrival, done, parsed, record, running
 from tests.query.conftest import DAY_S
@@ -56,10 +56,11 @@ def test_a_partial_result_is_all_that_the_view_does_not_hold() -> None:
 
 
 class Script(NamedTuple):
-    """Revisions of three tasks of one call as they arrive, some again, in batches; a listener comes before one of them."""
+    """Revisions of three tasks of one call as they arrive, some again, in batches. A listener joins, and looks later."""
 
     batches: list[list[tuple[str, int]]]
     joins_at: int
+    looks_after: list[int]  # of the batches since it joined, for one task after another
 
 
 @st.composite
@@ -75,7 +76,9 @@ def scripts(draw: st.DrawFn) -> Script:
         seen[task_id] = last + 1
     cuts = sorted(draw(st.sets(st.integers(0, len(flat)), max_size=5)))
     batches = [flat[a:b] for a, b in zip([0, *cuts], [*cuts, len(flat)], strict=True)]
-    return Script(batches, draw(st.integers(0, len(batches))))
+    joins_at = draw(st.integers(0, len(batches)))
+    looks_after = draw(st.lists(st.integers(0, len(batches) - joins_at), min_size=len(IDS), max_size=len(IDS)))
+    return Script(batches, joins_at, sorted(looks_after))
 
 
 def _arrivals(batch: Sequence[tuple[str, int]]) -> list[Arrival]:
@@ -86,7 +89,7 @@ def _arrivals(batch: Sequence[tuple[str, int]]) -> list[Arrival]:
 @hypothesis_settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_stream_tells_the_current_states_and_each_later_revision_once(view: View, script: Script, is_between: bool) -> None:
     view.apply([Removal(task_id) for task_id in IDS], {})
-    hub, told, before = Hub(DAY_S), [], {}
+    hub, told, looked = Hub(DAY_S), [], {}
     batches = [_arrivals(batch) for batch in script.batches]
     for batch in batches[: script.joins_at]:
         view.apply([change for change, _ in batch], {})
@@ -95,19 +98,25 @@ def test_a_stream_tells_the_current_states_and_each_later_revision_once(view: Vi
         rest = batches[script.joins_at :]
         if is_between and rest:  # the batch is committed before the look and told after it
             view.apply([change for change, _ in rest[0]], {})
-        for task_id in view.tasks_of_call("call"):
-            row = view.get(task_id)
-            assert row is not None
-            before[task_id] = row.revision
-            told.append(parsed(stream.current(row) or b"").id)
-        for batch in rest:
-            view.apply([change for change, _ in batch], {})
-            hub.publish(batch)
+        known = view.tasks_of_call("call")
+        stream.expect(known)
+        for at in range(len(rest) + 1):
+            for task in [task for task, look in zip(known, script.looks_after, strict=False) if look == at]:
+                row = view.get(task.task_id)
+                assert row is not None
+                looked[task.task_id] = range(task.revision, row.revision + 1)
+                told += [parsed(event).id for event in [stream.current(row)] if event is not None]
+            if at < len(rest):
+                view.apply([change for change, _ in rest[at]], {})
+                hub.publish(rest[at])
         told += queued(stream)
     for task_id in IDS:
         row = view.get(task_id)
         revisions = [int(each.split("/")[1]) for each in told if each.startswith(task_id)]
-        assert revisions == ([] if row is None else list(range(before.get(task_id, 0), row.revision + 1)))
+        assert (row is None) == (not revisions)
+        if row is not None:
+            assert revisions == list(range(revisions[0], row.revision + 1))
+            assert revisions[0] in looked.get(task_id, [0])  # no older than what was known when it joined
     assert hub.listeners == 0
 
 
@@ -155,12 +164,25 @@ def test_the_call_id_of_a_task_that_has_expired_begins_anew() -> None:
 def test_the_current_state_is_not_told_before_a_record_that_came_first() -> None:
     hub = Hub(DAY_S)
     with hub.streaming("call", lambda owner: True) as stream:
+        stream.expect([Known(IDS[0], 5, 0)])
         hub.publish([running(IDS[0], 6)])
         row = running(IDS[0], 7).change  # committed, and not told of yet
         assert isinstance(row, TaskRow)
         assert stream.current(row) is None
         hub.publish([running(IDS[0], 7)])
         assert queued(stream) == [f"{IDS[0]}/6", f"{IDS[0]}/7"]
+
+
+def test_an_old_record_that_comes_again_is_not_told_for_the_current_state() -> None:
+    hub = Hub(DAY_S)
+    with hub.streaming("call", lambda owner: True) as stream:
+        row = running(IDS[0], 6).change
+        assert isinstance(row, TaskRow)
+        stream.expect([Known(IDS[0], 6, row.updated_at_ms)])
+        hub.publish([running(IDS[0], 5)])
+        assert parsed(stream.current(row) or b"").id == f"{IDS[0]}/6"
+        hub.publish([running(IDS[0], 7)])
+        assert queued(stream) == [f"{IDS[0]}/7"]
 
 
 @pytest.mark.parametrize(("padding", "count"), [(0, events.MAX_EVENTS), (events.MAX_EVENT_BYTES // 10, 9)])

@@ -115,7 +115,7 @@ def test_the_tasks_of_a_call_are_those_that_agents_wrote_of_and_that_have_not_ex
     other = msgspec.structs.replace(made[0], task_id=str(uuid.UUID(int=5)), call_id="Call")
     view.apply([*reversed(made), old, other, row(str(uuid.UUID(int=6)), 0, TaskState.RUNNING)], {})
     view.add_pending(uuid.UUID(int=7), VAD)
-    assert view.tasks_of_call("call") == list(IDS)
+    assert view.tasks_of_call("call") == [(task_id, 0, NOW_MS) for task_id in IDS]
     assert view.tasks_of_call("nobody") == []
 
 
