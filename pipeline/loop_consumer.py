@@ -18,7 +18,7 @@ from mode.services import Service, ServiceTask
 from mode.utils.futures import maybe_async
 
 from pipeline.cancellation import stop_consumer
-from pipeline.membership import Lease
+from pipeline.membership import Lease, leave_group
 
 COMMIT_S = 30.0
 # How often aiokafka looks what to fetch when nothing has changed. Whatever changes that (a record taken, a seek, an answer, an
@@ -59,6 +59,8 @@ class LoopConsumer(aiokafka_driver.AIOKafkaConsumerThread):
     async def on_stop(self) -> None:
         """Leave the group and close the connections. What is still asked for is given up."""
         if self._consumer is not None:
+            if isinstance(self._consumer._coordinator, GroupCoordinator):
+                await leave_group(self._consumer._coordinator)
             # Not its own `stop`: a CancelledError from there would end all that Faust has still to stop.
             await stop_consumer(self._consumer)
         for asked in self._asked:
@@ -85,6 +87,12 @@ class LoopConsumer(aiokafka_driver.AIOKafkaConsumerThread):
         consumer._consumer_timeout = _LOOK_S
         return consumer
 
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """A rebalance begins. It waits for one that ends its work to leave, instead of having its consumer closed by Faust."""
+        if self.app.should_stop:
+            await asyncio.Event().wait()  # `leave_group` ends this
+        await super().on_partitions_revoked(revoked)
+
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """A rebalance is decided. What is assigned first is not fetched before `let_go`.
 
@@ -92,6 +100,8 @@ class LoopConsumer(aiokafka_driver.AIOKafkaConsumerThread):
         something new or 1.5 s are over: so long would wait what else has to be asked before reading begins, and the next fetch.
         Later the loop of the agents waits for records when a rebalance comes, and must not be kept from them.
         """
+        if self.app.should_stop:
+            return  # too late; Faust would close the consumer
         if self._is_beginning:
             consumer = self._ensure_consumer()
             consumer.pause(*consumer.assignment())

@@ -1,15 +1,19 @@
 """What aiokafka knows of a consumer's membership, and of tasks of its own that have died; Faust does not ask for it."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
 
 import faust
+from aiokafka.client import ConnectionGroup
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.errors import KafkaError
 from aiokafka.producer.sender import Sender
 from aiokafka.protocol.commit import OffsetCommitRequest
+from aiokafka.protocol.group import JoinGroupRequest, LeaveGroupRequest
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +72,23 @@ def has_lost_partitions(app: faust.App) -> bool:
     """Whether the group went on without this consumer: its partitions are another's already."""
     coordinator = _coordinator_of(app)
     return coordinator is not None and coordinator.generation == OffsetCommitRequest.DEFAULT_GENERATION_ID
+
+
+async def leave_group(coordinator: GroupCoordinator) -> None:
+    """Leave now. aiokafka first takes part in a rebalance that is under way, which lasts until all others have joined again."""
+    joining = coordinator._coordination_task
+    joining.cancel()
+    await asyncio.wait([joining])
+    if not joining.cancelled():
+        joining.exception()  # whoever watches it has said so
+    await coordinator._stop_heartbeat_task()
+    connection = coordinator._client._conns.get((coordinator.coordinator_id, ConnectionGroup.COORDINATION))
+    if connection is not None:
+        connection.close()  # Kafka answers a connection in turn, and a member that joins when all have joined
+    if coordinator.member_id != JoinGroupRequest.UNKNOWN_MEMBER_ID:
+        with contextlib.suppress(KafkaError):  # aiokafka has said it; the group misses the member behind a session timeout
+            await coordinator._send_req(LeaveGroupRequest(coordinator.group_id, coordinator.member_id))
+    coordinator.reset_generation()
 
 
 def is_member(app: faust.App) -> bool:

@@ -1,10 +1,7 @@
 """What a consumer asks of real Kafka when it is given partitions, and in which order."""
 
 import asyncio
-import contextlib
 import threading
-import time
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -12,42 +9,13 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from pipeline.app import build_app
 from pipeline.consumer import StageConsumer
-from pipeline.delivery import Receipt
-from pipeline.records import OutgoingRecord, Record
-from pipeline.runner import StageRunner
+from pipeline.records import OutgoingRecord
 from pipeline.settings import Settings
-from pipeline.stage import Frame
 from pipeline.topics import create_topics
+from tests.broker.members import member, until
 
 pytestmark = pytest.mark.broker
-
-PATIENCE_S = 60.0
-
-
-class Taking:
-    """A stage that keeps what it is given."""
-
-    name = "taking"
-    topics: tuple[str, ...] = ("media",)
-
-    def __init__(self) -> None:
-        self.values: list[bytes] = []
-
-    async def start(self, frame: Frame) -> None: ...
-
-    async def stop(self) -> None: ...
-
-    def forget(self) -> None: ...
-
-    async def tick(self) -> None: ...
-
-    async def process(self, record: Record, receipt: Receipt) -> None:
-        self.values.append(record.value or b"")
-        receipt.release()
-
-    async def fail(self, record: Record, message: str) -> None: ...
 
 
 async def test_nothing_is_fetched_before_the_place_to_begin_at_is_known(
@@ -105,23 +73,3 @@ async def test_a_member_lives_in_the_loop_of_the_agents(broker_bootstrap: str, t
     async with member(settings) as (first, _):
         await until(first.is_ready)
         assert set(threading.enumerate()) <= before
-
-
-@contextlib.asynccontextmanager
-async def member(settings: Settings) -> AsyncIterator[tuple[StageRunner, Taking]]:
-    """A member of the group, in this process."""
-    app, stage = build_app("taking", settings), Taking()
-    runner = StageRunner(app, stage, settings, app.lease)
-    async with asyncio.timeout(PATIENCE_S):
-        await app.start()
-    try:
-        yield runner, stage
-    finally:
-        await app.stop()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    give_up_s = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < give_up_s
-        await asyncio.sleep(0.01)
