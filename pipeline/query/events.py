@@ -95,7 +95,7 @@ class Stream:
         self.is_welcome = is_welcome
         self._events: deque[bytes] = deque()
         self._size_bytes = 0
-        self._taken: dict[str, tuple[int, int]] = {}  # task id -> the last revision, and when it was written (Unix ms)
+        self._taken: dict[str, Known] = {}  # by task id
         self._untold: set[str] = set()  # of these the reader has nothing yet
         self._stirred = asyncio.Event()
         self._ended = asyncio.Event()
@@ -103,21 +103,24 @@ class Stream:
     def _is_news(self, row: TaskRow) -> bool:
         if row.task_id not in self._taken:
             return True
-        revision, written_at_ms = self._taken[row.task_id]
-        # as in the view, a call id that comes back after the task's lifetime begins a new task
-        return row.revision > revision or written_at_ms <= row.updated_at_ms - self._ttl_ms
+        known = self._taken[row.task_id]
+        if row.revision == known.revision and row.task_id in self._untold:
+            return True
+        # As in the view: nothing leaves a final state, but a call id that comes back after a lifetime begins a new task.
+        is_later = row.revision > known.revision and not known.state.is_final
+        return is_later or known.updated_at_ms <= row.updated_at_ms - self._ttl_ms
 
     def _take(self, row: TaskRow, owner: str | None) -> bool:
         if self._ended.is_set() or not self._sees(owner):
             return False
-        self._taken[row.task_id] = (row.revision, row.updated_at_ms)
+        self._taken[row.task_id] = Known(row.task_id, row.revision, row.state, row.updated_at_ms)
         self._untold.discard(row.task_id)
         return True
 
     def expect(self, tasks: Iterable[Known]) -> None:
         """What the view knew when the stream joined. `current` tells it; until then older records, redelivered, are no news."""
         for task in tasks:
-            self._taken[task.task_id] = (task.revision, task.updated_at_ms)
+            self._taken[task.task_id] = task
             self._untold.add(task.task_id)
 
     def offer(self, row: TaskRow, owner: str | None, event: bytes) -> None:
@@ -131,8 +134,10 @@ class Stream:
             self.end()
 
     def current(self, row: TaskRow | None) -> bytes | None:
-        """The event of an expected task's current state; None when a later one than was expected has arrived before."""
-        if row is None or row.task_id not in self._untold or not self._take(row, row.owner):
+        """The event of an expected task's current state; None when it has arrived before, or the view has been begun anew."""
+        if row is None or row.task_id not in self._untold or row.revision < self._taken[row.task_id].revision:
+            return None
+        if not self._take(row, row.owner):
             return None
         return event_of(row, value_of(row))
 
@@ -225,10 +230,14 @@ class Hub:
                     stream.end()
         self.stir()
 
-    def close(self) -> None:
-        """Lets everybody go, now and from now on."""
-        self.closed = True
+    def lose_track(self) -> None:
+        """What has been told does not lead to what comes next: streams end, their readers come back for the current states."""
         self.stir()
         for streams in self._streams.values():
             for stream in streams:
                 stream.end()
+
+    def close(self) -> None:
+        """Lets everybody go, now and from now on."""
+        self.closed = True
+        self.lose_track()

@@ -59,7 +59,7 @@ SELECT technology, revision, state, body, result_ref, updated_at_ms, call_id, ow
 FROM tasks WHERE task_id = ? AND updated_at_ms > ?
 """
 SELECT_CALL = """
-SELECT task_id, revision, updated_at_ms FROM tasks
+SELECT task_id, revision, state, updated_at_ms FROM tasks
 WHERE call_id = ? AND revision >= 0 AND updated_at_ms > ? ORDER BY technology, task_id LIMIT ?
 """
 SET_OFFSET = """
@@ -92,6 +92,7 @@ class Known(NamedTuple):
 
     task_id: str
     revision: int
+    state: TaskState
     updated_at_ms: int
 
 
@@ -222,7 +223,7 @@ class View:
         except sqlite3.Error as error:
             self._note_damage(error)
             raise
-        return [Known(*row) for row in found]
+        return [Known(task_id, revision, TaskState(state), at_ms) for task_id, revision, state, at_ms in found]
 
     def apply(self, changes: Sequence[Change], next_offsets: Mapping[Place, int]) -> None:
         """Writes the changes and the offsets behind them in one transaction."""
@@ -245,12 +246,12 @@ class View:
         """Owner -> how many tasks that were started here, and are counted, are not final and have moved since then."""
         return dict(self._reader.execute(STARTED_OPEN, (since_ms,)).fetchall())
 
-    def bind(self, source: str) -> None:
-        """Says whose records these are (cluster and topic). Rows and offsets of another source are dropped."""
+    def bind(self, source: str) -> bool:
+        """Says whose records these are (cluster and topic). Drops rows and offsets of another source; whether there was one."""
         with self._transaction() as writer:
             known = writer.execute("SELECT value FROM meta WHERE key = 'source'").fetchone()
             if known is not None and known[0] == source:
-                return
+                return False
             if known is not None:
                 logger.warning("the view held tasks of %s: emptied, now reading %s", known[0], source)
             # a row of our own since the start belongs to the new source
@@ -259,6 +260,7 @@ class View:
             writer.execute(SET_META, ("source", source))
             self.knows_since_ms = now_ms()
             writer.execute(SET_META, (KNOWS_SINCE, str(self.knows_since_ms)))
+            return known is not None
 
     def old_result_refs(self) -> set[str]:
         """Every result that tasks have under a name of the previous release; reads all rows, on a connection of its own."""

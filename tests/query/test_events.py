@@ -164,7 +164,7 @@ def test_the_call_id_of_a_task_that_has_expired_begins_anew() -> None:
 def test_the_current_state_is_not_told_before_a_record_that_came_first() -> None:
     hub = Hub(DAY_S)
     with hub.streaming("call", lambda owner: True) as stream:
-        stream.expect([Known(IDS[0], 5, 0)])
+        stream.expect([Known(IDS[0], 5, TaskState.RUNNING, 0)])
         hub.publish([running(IDS[0], 6)])
         row = running(IDS[0], 7).change  # committed, and not told of yet
         assert isinstance(row, TaskRow)
@@ -178,11 +178,44 @@ def test_an_old_record_that_comes_again_is_not_told_for_the_current_state() -> N
     with hub.streaming("call", lambda owner: True) as stream:
         row = running(IDS[0], 6).change
         assert isinstance(row, TaskRow)
-        stream.expect([Known(IDS[0], 6, row.updated_at_ms)])
+        stream.expect([Known(IDS[0], 6, TaskState.RUNNING, row.updated_at_ms)])
         hub.publish([running(IDS[0], 5)])
         assert parsed(stream.current(row) or b"").id == f"{IDS[0]}/6"
         hub.publish([running(IDS[0], 7)])
         assert queued(stream) == [f"{IDS[0]}/7"]
+
+
+def test_a_view_that_is_begun_anew_shows_no_older_state_than_was_expected() -> None:
+    hub = Hub(DAY_S)
+    with hub.streaming("call", lambda owner: True) as stream:
+        stream.expect([Known(IDS[0], 6, TaskState.RUNNING, now_ms())])
+        for revision in (4, 5):
+            row = running(IDS[0], revision).change
+            assert isinstance(row, TaskRow)
+            hub.publish([running(IDS[0], revision)])
+            assert stream.current(row) is None
+        hub.publish([running(IDS[0], 6), running(IDS[0], 7)])
+        assert queued(stream) == [f"{IDS[0]}/6", f"{IDS[0]}/7"]
+
+
+@pytest.mark.parametrize("is_known", [False, True], ids=["heard", "expected"])
+def test_what_the_view_does_not_show_behind_a_final_state_is_not_told(view: View, is_known: bool) -> None:
+    """A fault that a successor did not meet: it goes on with a task that has failed."""
+    hub, failed = Hub(DAY_S), arrival(IDS[0], record(IDS[0], 2, "failed", error=ERROR))
+    behind = [running(IDS[0], 3), done(IDS[0], 4)]
+    told = []
+    view.apply([failed.change], {})
+    with hub.streaming("call", lambda owner: True) as stream:
+        if is_known:
+            stream.expect(view.tasks_of_call("call"))
+        else:
+            hub.publish([failed])
+        view.apply([change for change, _ in behind], {})
+        hub.publish(behind)
+        event = stream.current(view.get(IDS[0]))
+        told += [] if event is None else [parsed(event).id]
+        told += queued(stream)
+    assert told == [f"{IDS[0]}/2"]
 
 
 @pytest.mark.parametrize(("padding", "count"), [(0, events.MAX_EVENTS), (events.MAX_EVENT_BYTES // 10, 9)])

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from pipeline.broker import EmbeddedBroker
 from pipeline.cancellation import stop_consumer
 from pipeline.query.app import Service, running
 from pipeline.query.starter import INLINE_BYTES
-from pipeline.query.view import View
+from pipeline.query.view import TaskRow, View
 from pipeline.settings import Settings
 from pipeline.topics import create_topics
 from schemas.tasks import Technology
@@ -175,6 +176,28 @@ async def test_what_was_published_while_away_is_caught_up_and_nothing_is_read_tw
         found = [(await client.get(f"{API}/{VAD.value}/{task_id}")).status_code for task_id in ids]
         assert found == [200] * 300
         assert 'callstream_view_lag_records{partition="0"} 0.0' in (await client.get("/metrics")).text
+
+
+async def test_streams_end_where_records_were_read_and_could_not_be_told(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They do not come again; whoever listens does, and gets the current states."""
+    task_id = str(uuid.uuid4())
+    async with serving(settings) as (service, client):
+        await eventually(lambda: is_ready(client))
+        owner_of = service.hub._owner_of
+
+        def broken(_: TaskRow) -> str | None:
+            monkeypatch.setattr(service.hub, "_owner_of", owner_of)
+            raise sqlite3.OperationalError("disk I/O error")
+
+        monkeypatch.setattr(service.hub, "_owner_of", broken)
+        with service.hub.streaming("call", lambda owner: True) as stream:
+            await publish(settings, [(task_id, transition(task_id, 0, "running", call_id="call"))])
+            async with asyncio.timeout(PATIENCE_S):
+                await stream.ended()
+        [known] = service.view.tasks_of_call("call")
+        assert (known.task_id, known.revision) == (task_id, 0)
 
 
 async def test_a_record_that_is_no_transition_is_skipped_with_its_place(

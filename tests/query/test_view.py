@@ -115,7 +115,7 @@ def test_the_tasks_of_a_call_are_those_that_agents_wrote_of_and_that_have_not_ex
     other = msgspec.structs.replace(made[0], task_id=str(uuid.UUID(int=5)), call_id="Call")
     view.apply([*reversed(made), old, other, row(str(uuid.UUID(int=6)), 0, TaskState.RUNNING)], {})
     view.add_pending(uuid.UUID(int=7), VAD)
-    assert view.tasks_of_call("call") == [(task_id, 0, NOW_MS) for task_id in IDS]
+    assert view.tasks_of_call("call") == [(task_id, 0, TaskState.RUNNING, NOW_MS) for task_id in IDS]
     assert view.tasks_of_call("nobody") == []
 
 
@@ -130,11 +130,11 @@ def test_rows_and_offsets_are_written_together_or_not_at_all(view: View) -> None
 
 def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     first = View(tmp_path, DAY_S)
-    first.bind("cluster/results")
+    assert not first.bind("cluster/results")
     first.apply([row(IDS[0], 0, TaskState.PENDING)], {("results", 3): 17})
     first.close()
     second = View(tmp_path, DAY_S)
-    second.bind("cluster/results")
+    assert not second.bind("cluster/results")
     assert second.get(IDS[0]) == row(IDS[0], 0, TaskState.PENDING)
     assert second.next_offsets("results") == {3: 17}
     second.close()
@@ -147,7 +147,7 @@ def test_another_cluster_means_no_rows_and_no_offsets(tmp_path: Path) -> None:
     first.close()
     second = View(tmp_path, DAY_S)
     second.add_pending(uuid.UUID(IDS[1]), VAD)
-    second.bind("two/results")
+    assert second.bind("two/results")
     assert second.get(IDS[0]) is None
     assert second.get(IDS[1]) is not None  # started since, so it belongs to the new cluster
     assert second.next_offsets("results") == {}
