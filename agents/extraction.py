@@ -55,6 +55,10 @@ class ExtractionStage:
         """End the threads."""
         self._extractor.close()
 
+    def counts(self) -> dict[str, int]:
+        """Drafts that models heard, and those whose utterance ended as they did."""
+        return {"drafts_begun": self._extractor.drafts_begun, "drafts_used": self._extractor.drafts_used}
+
     def forget(self) -> None:
         """Which prints are there has to be read again, and so have the calls."""
         self._index.forget()

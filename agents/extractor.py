@@ -64,6 +64,7 @@ class Extractor:
         self._least_busy = least_busy
         self._pool = inference_pool(threads, "extraction")
         self._in_work = 0
+        self.drafts_begun = self.drafts_used = 0
         self._drafts: dict[tuple[str, int], _Draft] = {}  # by call and channel, the oldest first
 
     def close(self) -> None:
@@ -77,6 +78,7 @@ class Extractor:
         if draft is not None and draft.made is not None and _serves(draft, utterance, wants_language):
             with contextlib.suppress(Exception):  # what is wrong shows below, as if there had been no draft
                 made = await draft.made
+                self.drafts_used += 1
                 return made if wants_language else msgspec.structs.replace(made, languages=None)
         return await self._begin(utterance, wants_language)
 
@@ -119,6 +121,7 @@ class Extractor:
         """Begin the oldest drafts, as far as models are idle."""
         for draft in [one for one in self._drafts.values() if one.made is None][: max(0, self._least_busy - self._in_work)]:
             draft.made = self._begin(draft.utterance, draft.wants_language)
+            self.drafts_begun += 1
 
 
 def _serves(draft: _Draft, utterance: Utterance, wants_language: bool) -> bool:

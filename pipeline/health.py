@@ -5,14 +5,16 @@ from collections.abc import Sequence
 
 import msgspec
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, Histogram, generate_latest
 
 from pipeline.runner import StageRunner
 from pipeline.settings import Settings
+from pipeline.stage import Counting
 
 logger = logging.getLogger(__name__)
 
 _HOST = "127.0.0.1"
+_AGES_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
 
 class HealthServer:
@@ -23,15 +25,16 @@ class HealthServer:
         self._port = settings.worker_port
         self._runner: web.AppRunner | None = None
         self._registry = CollectorRegistry()
-        names = ("records", "dead_letters", "dead_letter_streak", "unacknowledged")
-        self._gauges = {
-            name: Gauge(f"callstream_{name}", f"{name} of an agent", ["agent"], registry=self._registry) for name in names
-        }
+        self._gauges: dict[str, Gauge] = {}
+        text = "How old a record was, by its timestamp, when an agent had dealt with it"
+        self._ages = Histogram("callstream_record_age_seconds", text, ["agent"], registry=self._registry, buckets=_AGES_S)
 
     async def start(self) -> None:
         """Listen. Raises OSError when the port is taken."""
         if self._port == 0:
             return
+        for runner in self._runners:
+            runner.observe_age = self._ages.labels(runner.stage.name).observe
         app = web.Application()
         app.add_routes([web.get("/health", self._health), web.get("/ready", self._ready), web.get("/metrics", self._metrics)])
         self._runner = web.AppRunner(app, access_log=None)
@@ -43,6 +46,11 @@ class HealthServer:
         if self._runner is not None:
             await self._runner.cleanup()
 
+    def _gauge(self, name: str) -> Gauge:
+        if name not in self._gauges:
+            self._gauges[name] = Gauge(f"callstream_{name}", f"{name} of an agent", ["agent"], registry=self._registry)
+        return self._gauges[name]
+
     async def _health(self, _request: web.Request) -> web.Response:
         return web.json_response({"status": "up"})
 
@@ -53,9 +61,14 @@ class HealthServer:
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         for runner in self._runners:
-            name = runner.stage.name
-            self._gauges["records"].labels(name).set(runner.records_count)
-            self._gauges["dead_letters"].labels(name).set(runner.dead_letters_count)
-            self._gauges["dead_letter_streak"].labels(name).set(runner.breaker.streak_count)
-            self._gauges["unacknowledged"].labels(name).set(runner.unacknowledged())
+            counts = {
+                "records": runner.records_count,
+                "dead_letters": runner.dead_letters_count,
+                "dead_letter_streak": runner.breaker.streak_count,
+                "unacknowledged": runner.unacknowledged(),
+            }
+            if isinstance(runner.stage, Counting):
+                counts |= runner.stage.counts()
+            for name, count in counts.items():
+                self._gauge(name).labels(runner.stage.name).set(count)
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

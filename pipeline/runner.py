@@ -29,6 +29,10 @@ _SEEK_S = 60.0  # behind a rebalance, until the records before the committed off
 _QUIET_S = 2.0  # nothing fetched for so long, though the broker answers: there is nothing to fetch
 
 
+def _unobserved(_: float) -> None:
+    """Nobody asks."""
+
+
 class LostPlaceError(Exception):
     """The consumer is not where it must be in a partition; the process ends, nothing is committed there."""
 
@@ -43,6 +47,7 @@ class StageRunner:
         self._lease = lease
         self.publisher: Publisher = FaustPublisher(app, settings, lease)
         self.records_count = 0
+        self.observe_age: Callable[[float], None] = _unobserved  # how old (s) a record was when the stage had dealt with it
         self.dead_letters_count = 0
         self.breaker = Breaker(settings.dead_letter_limit, settings.dead_letter_ratio, settings.dead_letter_window)
         self.end_worker: Callable[[], None] = _end_worker
@@ -84,6 +89,8 @@ class StageRunner:
         self._clean.add(key)
         try:
             await process_record(self.stage, self, record, receipt, is_ending=lambda: bool(self.app.should_stop))
+            if record.timestamp_s > 0:  # -1: it has none
+                self.observe_age(max(0.0, time.time() - record.timestamp_s))  # its producer's clock may be ahead
             if key in self._clean:
                 self.breaker.good()
         except NotProcessedError as error:
@@ -134,7 +141,7 @@ class StageRunner:
         place = TP(topic, partition)
         try:
             async with asyncio.timeout(_ANSWER_S):
-                # Faust's thread passes on its own cancellation when it ends (mode, MethodQueue._process_enqueued).
+                # What is asked for is given up when the consumer stops.
                 end, position = await uncancelled(self._end_and_position(place))
         except Exception as error:  # noqa: BLE001 - a broker that does not answer says nothing about the partition
             logger.warning("cannot tell whether %s/%d is read to its end: %s", topic, partition, describe_error(error))

@@ -7,8 +7,8 @@ end the process, the input unacknowledged.
 
 import errno
 import logging
-from collections.abc import Awaitable, Callable, Hashable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from typing import Protocol, runtime_checkable
 
 from pipeline.delivery import Receipt, describe_error
 from pipeline.publishing import Publisher, RecordTooLargeError
@@ -68,6 +68,14 @@ class Stage(Protocol):
 
     async def stop(self) -> None:
         """Let go of what start() took."""
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A stage that counts something of its own."""
+
+    def counts(self) -> Mapping[str, int]:
+        """What `/metrics` tells of it."""
 
 
 async def process_record(

@@ -14,6 +14,7 @@ from agents.extraction import ExtractionStage
 from pipeline.models.models import ModelSet
 from pipeline.publishing import RecordTooLargeError
 from pipeline.records import OutgoingRecord
+from pipeline.stage import Counting
 from schemas.media import CallOptions
 from schemas.stream import CallBegin, CallEnd, Draft, SpeechRecord, Utterance
 from tests.agents.conftest import OpenBench
@@ -94,16 +95,20 @@ async def test_drafts_are_made_before_their_utterances_come(open_bench: OpenBenc
         begin = next(one for one in bench.log["speech"] if isinstance(_read(one.value), CallBegin))
     extracted.clear()
     async with open_bench() as bench:
+        stage = next(one.stage for one in bench.frames if isinstance(one.stage, ExtractionStage))
+        assert isinstance(stage, Counting)
         await bench.produce("speech", begin.key, begin.value)
         await bench.produce("speech", CALL, msgspec.msgpack.encode(Draft(first)))
         await asyncio.sleep(1.0)
         assert extracted == [first]
+        assert stage.counts() == {"drafts_begun": 1, "drafts_used": 0}
         await bench.produce("speech", CALL, msgspec.msgpack.encode(first))
         assert extracted == [first]
         assert len(bench.log["prints"]) == 2
         await bench.produce("speech", CALL, msgspec.msgpack.encode(Draft(first)))  # as in a replay
         await asyncio.sleep(0.2)
         assert extracted == [first]
+        assert stage.counts() == {"drafts_begun": 1, "drafts_used": 1}
 
 
 async def test_a_worker_that_ends_before_it_has_models_ends_in_order(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # no __all__
     AclBinding,
@@ -16,6 +17,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # no __all__
     ResourcePatternType,
     ResourceType,
 )
+from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.app import EXIT_ZOMBIE
 from pipeline.broker import EmbeddedBroker
@@ -30,6 +32,8 @@ from tests.faults.pool import Pool
 from tests.system import PATIENCE_S, System, open_system, wait_ready
 
 pytestmark = pytest.mark.broker
+
+AGENTS = ("vad", "extraction", "voiceprints", "language", "gender")  # those that this call's records reach
 
 
 def send(system: System, name: str) -> Call:
@@ -57,7 +61,24 @@ def test_ready_turns_false_without_a_broker_and_true_again(
         call = send(system, "behind")
         outcome.wait([call], PATIENCE_S)
         outcome.judge([call], expected).check()
+        check_metrics(httpx.get(f"{url}/metrics").text, call)
         assert pool.exits == []
+
+
+def check_metrics(text: str, call: Call) -> None:
+    """Agents count their records, and how old each was; extraction its drafts."""
+    told = {
+        sample.name + "/" + sample.labels["agent"]: sample
+        for one in text_string_to_metric_families(text)
+        for sample in one.samples
+        if "le" not in sample.labels
+    }
+    assert told["callstream_records/vad"].value == len(call.chunks)
+    for agent in AGENTS:
+        ages = told[f"callstream_record_age_seconds_count/{agent}"].value
+        assert ages == told[f"callstream_records/{agent}"].value > 0 == told[f"callstream_dead_letters/{agent}"].value
+        assert 0 < told[f"callstream_record_age_seconds_sum/{agent}"].value / ages < PATIENCE_S
+    assert told["callstream_drafts_begun/extraction"].value >= told["callstream_drafts_used/extraction"].value >= 0
 
 
 def test_ready_turns_false_when_a_frozen_worker_finds_its_partitions_gone(system: System, expected: Expected) -> None:
