@@ -78,9 +78,10 @@ class StageConsumer(aiokafka_driver.Consumer):
         self.read_again()
 
     async def commit_all(self) -> None:
-        """Commit what is acknowledged now; a commit that is under way may know only a part of it."""
+        """Commit what is acknowledged; a commit that is under way may know only a part of it."""
         await self.maybe_wait_for_commit_to_finish()
-        await self.commit()
+        while await self.commit():
+            pass  # what was acknowledged meanwhile
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """A rebalance begins."""
@@ -88,6 +89,8 @@ class StageConsumer(aiokafka_driver.Consumer):
         self.stop_flow()  # Faust does so only when there are partitions
         if not has_lost_partitions(cast(StageApp, self.app)):
             await self.commit_all()  # Faust forgets what is acknowledged and not committed
+        if self.app.should_stop:
+            await asyncio.Event().wait()  # the work in hand has yet to end; then the member leaves, which ends this
         await super().on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
@@ -271,6 +274,9 @@ class StageApp(faust.App):
 
     def _new_transport(self) -> _Transport:
         return _Transport(self.conf.broker_consumer, self)
+
+    def _on_rebalance_when_stopped(self) -> None:
+        """Nothing: Faust would close the consumer, under work that has yet to end and be committed."""
 
     def _create_directories(self) -> None:
         """None: they would be for tables."""

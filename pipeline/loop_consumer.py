@@ -87,12 +87,6 @@ class LoopConsumer(aiokafka_driver.AIOKafkaConsumerThread):
         consumer._consumer_timeout = _LOOK_S
         return consumer
 
-    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """A rebalance begins. It waits for one that ends its work to leave, instead of having its consumer closed by Faust."""
-        if self.app.should_stop:
-            await asyncio.Event().wait()  # `leave_group` ends this
-        await super().on_partitions_revoked(revoked)
-
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """A rebalance is decided. What is assigned first is not fetched before `let_go`.
 
@@ -100,8 +94,6 @@ class LoopConsumer(aiokafka_driver.AIOKafkaConsumerThread):
         something new or 1.5 s are over: so long would wait what else has to be asked before reading begins, and the next fetch.
         Later the loop of the agents waits for records when a rebalance comes, and must not be kept from them.
         """
-        if self.app.should_stop:
-            return  # too late; Faust would close the consumer
         if self._is_beginning:
             consumer = self._ensure_consumer()
             consumer.pause(*consumer.assignment())

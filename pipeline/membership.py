@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import faust
 from aiokafka.client import ConnectionGroup
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import KafkaError
@@ -18,6 +19,8 @@ from aiokafka.protocol.group import JoinGroupRequest, LeaveGroupRequest
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.05
+_CANCEL_AGAIN_S = 0.1
+_NAMED_S = 1.0
 
 
 def _part_of_consumer(app: faust.App, name: str) -> object:
@@ -74,16 +77,31 @@ def has_lost_partitions(app: faust.App) -> bool:
     return coordinator is not None and coordinator.generation == OffsetCommitRequest.DEFAULT_GENERATION_ID
 
 
+def _owing(coordinator: GroupCoordinator) -> AIOKafkaConnection | None:
+    """The connection to the group's broker, if that owes an answer."""
+    connection = coordinator._client._conns.get((coordinator.coordinator_id, ConnectionGroup.COORDINATION))
+    return connection if connection is not None and connection._requests else None
+
+
+async def _wait_named(coordinator: GroupCoordinator) -> None:
+    """Until Kafka has named a member that has just asked to be let in: it waits for that one, and lets no other in."""
+    give_up_s = time.monotonic() + _NAMED_S
+    unnamed = JoinGroupRequest.UNKNOWN_MEMBER_ID
+    while coordinator.member_id == unnamed and _owing(coordinator) and time.monotonic() < give_up_s:  # noqa: ASYNC110 - aiokafka's
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
 async def leave_group(coordinator: GroupCoordinator) -> None:
     """Leave now. aiokafka first takes part in a rebalance that is under way, which lasts until all others have joined again."""
     joining = coordinator._coordination_task
-    joining.cancel()
-    await asyncio.wait([joining])
+    await _wait_named(coordinator)
+    while not joining.done():  # a task of its own that it waits for may swallow this
+        joining.cancel()
+        await asyncio.wait([joining], timeout=_CANCEL_AGAIN_S)
     if not joining.cancelled():
         joining.exception()  # whoever watches it has said so
     await coordinator._stop_heartbeat_task()
-    connection = coordinator._client._conns.get((coordinator.coordinator_id, ConnectionGroup.COORDINATION))
-    if connection is not None:
+    if (connection := _owing(coordinator)) is not None:
         connection.close()  # Kafka answers a connection in turn, and a member that joins when all have joined
     if coordinator.member_id != JoinGroupRequest.UNKNOWN_MEMBER_ID:
         with contextlib.suppress(KafkaError):  # aiokafka has said it; the group misses the member behind a session timeout
