@@ -23,16 +23,19 @@ def is_asked_for() -> bool:
 
 
 async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
-    """Stop a consumer and close its connections; only a cancellation that was asked for gets out."""
+    """Stop a consumer and close its connections; a cancellation gets out when it was asked for, and always then."""
+    stopping = asyncio.ensure_future(consumer.stop())
     try:
-        await consumer.stop()
-    except asyncio.CancelledError:
-        # What `stop` did not come to.
-        if consumer._fetcher is not None:
-            consumer._fetcher._fetch_task.cancel()
-        await consumer._client.close()
-        if is_asked_for():
-            raise
+        # Not awaited itself: a cancellation is handed on to what is awaited, and tasks of aiokafka's that it awaits swallow it.
+        await asyncio.wait([stopping])
+    finally:
+        if stopping.cancel() or stopping.cancelled():
+            # What `stop` did not come to.
+            if consumer._fetcher is not None:
+                consumer._fetcher._fetch_task.cancel()
+            await consumer._client.close()
+    if not stopping.cancelled():
+        stopping.result()
 
 
 async def uncancelled(work: Awaitable[Answer]) -> Answer:

@@ -1,6 +1,7 @@
 """Stopping a consumer whose library raises a CancelledError that nobody asked for; aiokafka's own objects, without a broker."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -83,6 +84,28 @@ async def test_a_cancellation_that_was_asked_for_gets_out(monkeypatch: pytest.Mo
     with pytest.raises(asyncio.CancelledError):
         await stopping
     assert client.closed == 1
+
+
+async def test_a_cancellation_that_aiokafka_would_swallow_gets_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever follows a topic for ever would otherwise go on, and never end."""
+    consumer, client = await consumer_at_work()
+
+    async def swallow() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    inner = asyncio.create_task(swallow())
+
+    async def close() -> None:
+        await inner
+
+    monkeypatch.setattr(consumer._coordinator, "close", close)
+    stopping = asyncio.create_task(stop_consumer(consumer))
+    await asyncio.sleep(WITHIN_BACKOFF_S)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert client.closed >= 1
 
 
 async def test_a_timeout_around_it_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
