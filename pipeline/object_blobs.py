@@ -15,6 +15,9 @@ from obstore.store import from_url
 
 from pipeline.blobs import READ_BYTES, Blob, BlobError, checked
 
+# obstore's own limit for a request is 30 s with its body, in which a large file may not come over a slow line.
+_WHOLE, _SILENCE = "1d", "30s"
+
 
 @contextlib.contextmanager
 def _faults(name: str) -> Iterator[None]:
@@ -34,7 +37,7 @@ class ObjectBlobs:
         """Raises OSError when the address cannot be one."""
         self._scratch, self.installation = scratch, installation
         try:
-            self._store = from_url(address)
+            self._store = from_url(address, client_options={"timeout": _WHOLE, "read_timeout": _SILENCE})
         except (BaseError, ValueError) as error:
             raise OSError(f"blob store {address}: {str(error).splitlines()[0]}") from error
 

@@ -58,10 +58,14 @@ class _OpenTasks:
 
     def __init__(self) -> None:
         self.states: dict[str, TaskState] = {}
+        self._revisions: dict[str, int] = {}
         self._changed_s = time.monotonic()
 
     def note(self, transition: Transition) -> None:
-        self.states[transition.task.task_id] = transition.task.state
+        """The highest revision counts: a worker that was cut off may say behind its successor what that one has said."""
+        task_id = transition.task.task_id
+        if transition.revision > self._revisions.get(task_id, -1):
+            self.states[task_id], self._revisions[task_id] = transition.task.state, transition.revision
         self._changed_s = time.monotonic()
 
     def all_final(self) -> bool:

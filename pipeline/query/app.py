@@ -82,7 +82,7 @@ class Service:
         while True:
             await asyncio.sleep(min(SWEEP_EVERY_MAX_S, self.settings.task_ttl_s))
             try:
-                if await asyncio.to_thread(self.view.sweep):
+                if await self.view.aside(self.view.sweep):
                     self.hub.stir()
             except sqlite3.Error as error:  # expired rows are not shown anyway; /ready says that nothing can be written
                 logger.warning("expired tasks stay in the view for now: %s", error)
@@ -105,7 +105,7 @@ class Service:
         """What `GET /ready` says."""
         checks = {"kafka": self.follower.problem or OK, "store": self.blobs_problem or OK, "view": OK}
         try:
-            await asyncio.to_thread(self.view.check_writable)
+            await self.view.aside(self.view.check_writable)
         except sqlite3.Error as error:
             checks["store"] = f"cannot be written: {error}"
         if not self.follower.caught_up:
@@ -146,7 +146,7 @@ def _health_routes(service: Service) -> list[HTTPRouteHandler]:
     @get("/metrics", name="metrics", description="Prometheus text format.", media_type=METRICS_TYPE)
     async def metrics() -> Response[bytes]:
         service.metrics.listeners.set(service.hub.listeners)
-        service.metrics.tasks.set(await asyncio.to_thread(service.view.count))
+        service.metrics.tasks.set(await service.view.aside(service.view.count))
         return Response(generate_latest(service.metrics.registry), media_type=METRICS_TYPE)
 
     return [health, ready, metrics]

@@ -121,7 +121,7 @@ class Follower:
         async with asyncio.timeout(2 * PROBE_TIMEOUT_S) as deadline, _admin(self._settings) as admin:
             cluster = await admin.describe_cluster()
             partitions = await described_partitions(admin, self._topic)
-            if await asyncio.to_thread(self._view.bind, f"{cluster['cluster_id']}/{self._topic}"):
+            if await self._view.aside(self._view.bind, f"{cluster['cluster_id']}/{self._topic}"):
                 self._hub.lose_track()
             async with self._consumer(partitions) as consumer:
                 self._catching_up = self._last_ends = await consumer.end_offsets(partitions)
@@ -182,7 +182,7 @@ class Follower:
         for records in fetched.values():
             arrivals.extend(Arrival(change, r.value) for r in records if (change := self._read(r)) is not None)
         next_offsets = {(tp.topic, tp.partition): records[-1].offset + 1 for tp, records in fetched.items() if records}
-        await asyncio.to_thread(self._view.apply, [change for change, _ in arrivals], next_offsets)
+        await self._view.aside(self._view.apply, [change for change, _ in arrivals], next_offsets)
         try:
             self._hub.publish(arrivals)  # it asks the view
         except sqlite3.Error:

@@ -9,6 +9,8 @@ from schemas.http import TaskAnswer
 from schemas.results import Transition
 from schemas.tasks import TaskInfo, TaskState
 
+MAX_REVISION = 2**63 - 1  # SQLite holds no larger one
+
 _decoder = msgspec.json.Decoder(Transition)
 _encoder = msgspec.json.Encoder()
 
@@ -43,8 +45,8 @@ def _check(transition: Transition) -> None:
     state = transition.task.state
     has_result = not (isinstance(transition.result, msgspec.UnsetType) and isinstance(transition.result_ref, msgspec.UnsetType))
     has_error = not isinstance(transition.error, msgspec.UnsetType)
-    if transition.revision < 0:
-        raise RecordInvalidError(f"revision {transition.revision} is negative")
+    if not 0 <= transition.revision <= MAX_REVISION:
+        raise RecordInvalidError(f"revision {transition.revision} is negative, or too large")
     if state is TaskState.DONE and not has_result:
         raise RecordInvalidError("state done without a result")
     if state.is_final and state is not TaskState.DONE and not has_error:

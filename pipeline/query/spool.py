@@ -47,10 +47,11 @@ class Spool:
         self._held = bytearray()
 
     def content(self) -> memoryview:
-        """All of it, to read; a large one is mapped, not loaded."""
+        """All of it, to read; a large one is mapped, not loaded. Raises RequestRefusedError (507)."""
         if self._file is None:
             return memoryview(self._held)
-        self._flush()
+        with _full_is_507():
+            self._flush()
         return memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
 
     async def keep(self, task_id: str) -> BlobRef:

@@ -33,7 +33,7 @@ def _from_lists(technology: Technology, tasks: Tasks, settings: Settings) -> Sta
     async def start(request: AnyRequest) -> tuple[str, bytes]:
         if (_announced_bytes(request) or 0) > settings.max_body_bytes:
             raise body_too_large(settings.max_body_bytes)
-        return await tasks.start_lists(technology, request.stream(), ids_of(request.scope), owner_of(request.scope))
+        return await tasks.start_lists(technology, request.stream(), ids_of(request.scope), lambda: owner_of(request.scope))
 
     return start
 

@@ -6,7 +6,7 @@ import itertools
 import logging
 import sqlite3
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -96,18 +96,19 @@ class Tasks:
         return LargeAnswer(pieces, len(before) + size_bytes + len(after))
 
     async def start_lists(
-        self, technology: Technology, pieces: Pieces, ids: RequestIds, owner: str | None = None
+        self, technology: Technology, pieces: Pieces, ids: RequestIds, owner_of: Callable[[], str | None] = lambda: None
     ) -> tuple[str, bytes]:
         """Start from lists of voiceprints; the task's path and the body of the answer.
 
-        Raises 400, 403, 413, 422, 507, or 500 (nothing was started).
+        Whose it is, is asked behind the body: a key may be taken away while it comes. Raises 400, 401, 403, 413, 422, 507, or
+        500 (nothing was started).
         """
         limit = self._settings.max_body_bytes
         body = await read_body(pieces, self.keeper, limit, body_too_large(limit))
         with contextlib.closing(body):
             async with contextlib.nullcontext() if body.content_bytes < SMALL_BYTES else self._checking:
                 await asyncio.to_thread(check_start, technology, body.content())
-            task_id = str(uuid.uuid4())
+            task_id, owner = str(uuid.uuid4()), owner_of()
             with self._place(technology, owner), self.keeper.starting(task_id):
                 if body.content_bytes <= INLINE_BYTES:
                     lists = read_lists(technology, body.content())
@@ -148,7 +149,7 @@ class Tasks:
 
     async def _remember(self, task_id: uuid.UUID, technology: Technology, owner: str | None) -> None:
         try:
-            await asyncio.to_thread(self._view.add_pending, task_id, technology, owner)
+            await self._view.aside(self._view.add_pending, task_id, technology, owner)
         except sqlite3.Error:  # the task is started whatever happens here; its first record makes it known
             self.keeper.hold(str(task_id))
             logger.exception("task %s is started, but cannot be read until its first record comes", task_id)

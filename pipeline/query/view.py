@@ -1,18 +1,21 @@
 """The view of `results`: the newest state of every task in SQLite, with the Kafka offsets it was read up to.
 
 It is only a view: after a damaged file, another schema version or another cluster it is read again from the topic.
-Upserts follow https://www.sqlite.org/lang_upsert.html; one writer beside readers is https://www.sqlite.org/wal.html.
+One writer beside readers is https://www.sqlite.org/wal.html.
 """
 
+import asyncio
 import contextlib
+import functools
 import logging
 import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 
@@ -26,49 +29,28 @@ from pipeline.query.view_file import (
     knows_since_ms,
     lock,
 )
+from pipeline.query.view_sql import (
+    ADD_PENDING,
+    OLD_RESULTS,
+    SELECT,
+    SELECT_CALL,
+    SET_META,
+    SET_OFFSET,
+    STARTED_OPEN,
+    SWEEP,
+    UPSERT,
+)
 from schemas.tasks import TaskInfo, TaskState, Technology
 
 logger = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 PENDING_REVISION = -1  # our own row after POST: any record of the agents is newer
 SWEEP_BATCH_ROWS = 1000
 MAX_CALL_TASKS = 100
-
-# A call id that comes back after the task's lifetime begins a new task under the same id, from revision 0.
-UPSERT = """
-INSERT INTO tasks (task_id, technology, revision, state, body, result_ref, updated_at_ms, call_id, owner)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (task_id) DO UPDATE SET technology = excluded.technology, revision = excluded.revision, state = excluded.state,
-    body = excluded.body, result_ref = excluded.result_ref, updated_at_ms = excluded.updated_at_ms,
-    call_id = excluded.call_id, owner = coalesce(excluded.owner, tasks.owner)
-WHERE (excluded.revision > tasks.revision AND tasks.state NOT IN ('done', 'failed', 'rejected'))
-    OR tasks.updated_at_ms <= excluded.updated_at_ms - ?
-"""
-ADD_PENDING = """
-INSERT INTO tasks (task_id, technology, revision, state, body, updated_at_ms, owner, is_started)
-VALUES (?, ?, ?, ?, ?, ?, ?, 1)
-ON CONFLICT (task_id) DO UPDATE SET is_started = 1, owner = coalesce(tasks.owner, excluded.owner)
-"""
-STARTED_OPEN = """
-SELECT owner, count(*) FROM tasks
-WHERE is_started = 1 AND state IN ('pending', 'running') AND updated_at_ms > ? AND technology <> 'voice-activity-detection'
-GROUP BY owner
-"""  # voice activity detection is not limited, see Tasks
-SELECT = """
-SELECT technology, revision, state, body, result_ref, updated_at_ms, call_id, owner
-FROM tasks WHERE task_id = ? AND updated_at_ms > ?
-"""
-SELECT_CALL = """
-SELECT task_id, revision, state, updated_at_ms FROM tasks
-WHERE call_id = ? AND revision >= 0 AND updated_at_ms > ? ORDER BY technology, task_id LIMIT ?
-"""
-SET_OFFSET = """
-INSERT INTO offsets (topic, partition, next_offset) VALUES (?, ?, ?)
-ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset
-"""
-OLD_RESULTS = "SELECT DISTINCT result_ref FROM tasks WHERE result_ref GLOB 'sha256-*' AND updated_at_ms > ?"
-SET_META = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
-SWEEP = "DELETE FROM tasks WHERE rowid IN (SELECT rowid FROM tasks WHERE updated_at_ms <= ? LIMIT ?)"
+_THREADS = 3  # one that writes; others may count, which takes a while, or wait to write
 
 _encoder = msgspec.json.Encoder()
 
@@ -129,8 +111,13 @@ class View:
         self._ttl_ms = round(ttl_s * 1000)
         self._opened_at_ms = now_ms()
         self._write_lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(_THREADS, "view")
         self.damaged = False
         self._open()
+
+    async def aside(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Run what may be called from any thread, in one of the view's own: a blob store that hangs takes all of asyncio's."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(work, *arguments, **named))
 
     def _open(self) -> None:
         try:
@@ -174,13 +161,15 @@ class View:
 
     def close(self) -> None:
         """Closes the file; the view cannot be used any more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         with self._write_lock:
             self._close_file()
         self._lock_file.close()
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, outlasts_power: bool = False) -> Iterator[sqlite3.Connection]:
         with self._write_lock:
+            self._writer.execute(f"PRAGMA synchronous = {'FULL' if outlasts_power else 'NORMAL'}")
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
                 yield self._writer
@@ -236,9 +225,9 @@ class View:
             writer.executemany(SET_OFFSET, [(topic, partition, at) for (topic, partition), at in next_offsets.items()])
 
     def add_pending(self, task_id: uuid.UUID, technology: Technology, owner: str | None = None) -> None:
-        """The row of a task just started here, unless its first record has already arrived."""
+        """The row of a task just started here, unless its first record has already arrived. It keeps the task's blob."""
         body = _encoder.encode({"task": TaskInfo(str(task_id), TaskState.PENDING)})
-        with self._transaction() as writer:
+        with self._transaction(outlasts_power=True) as writer:
             row = (str(task_id), technology, PENDING_REVISION, TaskState.PENDING, body, now_ms(), owner)
             writer.execute(ADD_PENDING, row)
 

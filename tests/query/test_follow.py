@@ -211,6 +211,7 @@ async def test_a_record_that_is_no_transition_is_skipped_with_its_place(
         b"[]",
         transition("no-uuid", 0, "pending"),
         transition(task_id, -1, "pending"),
+        transition(task_id, 2**63, "pending"),
         transition(task_id, 0, "sleeping"),
         transition(task_id, 0, "done"),
         transition(task_id, 0, "failed"),

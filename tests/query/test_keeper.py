@@ -1,6 +1,7 @@
 """The blob store under the query service: quota, sweep, and bodies on their way there."""
 
 import asyncio
+import errno
 import hashlib
 import os
 import time
@@ -265,6 +266,20 @@ async def test_a_spool_becomes_a_blob(keeper: Keeper, settings: Settings, size_b
     assert reference == BlobRef(reference.name, hashlib.sha256(content).hexdigest(), size_bytes)
     assert read_checked(keeper.store, reference) == content
     assert list(scratch_folder(settings).iterdir()) == []
+
+
+async def test_a_disk_that_fills_with_the_last_piece_is_507_too(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Spool) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    spool = Spool(keeper)
+    await spool.write(b"x" * (MEMORY_BYTES + 1))
+    await spool.write(b"x")
+    monkeypatch.setattr(Spool, "_flush", full)
+    with pytest.raises(RequestRefusedError) as refusal:
+        spool.content()
+    assert refusal.value.status == HTTPStatus.INSUFFICIENT_STORAGE
+    spool.close()
 
 
 async def test_a_spool_that_is_not_kept_leaves_nothing(keeper: Keeper, settings: Settings) -> None:

@@ -234,7 +234,7 @@ def test_a_limit_of_its_own_for_open_tasks(settings: Settings, view: View, tmp_p
 
 
 def test_the_count_uses_its_index(view: View) -> None:
-    from pipeline.query.view import STARTED_OPEN
+    from pipeline.query.view_sql import STARTED_OPEN
 
     plan = " ".join(str(step) for step in view._reader.execute(f"EXPLAIN QUERY PLAN {STARTED_OPEN}", (0,)).fetchall())
     assert "tasks_open" in plan

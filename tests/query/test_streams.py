@@ -8,12 +8,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from pipeline.query import events, push
 from pipeline.query.app import Service
 from pipeline.query.keys import digest_of, new_key
+from pipeline.scoring.voiceprint import DIMENSION, Voiceprint, encode
 from pipeline.settings import Settings
+from schemas.tasks import Technology
 from tests.query.arrivals import (
     IDS,
     PATIENCE_S,
@@ -153,6 +156,27 @@ async def test_a_key_that_is_taken_away_hears_and_waits_no_more(settings: Settin
         ingest(service, running(IDS[1], 1), running(IDS[2], 0, owner="bank"))
         assert [each.id for each in await stays.events(1)] == [f"{IDS[2]}/0"]
         await wait.end()
+    await service.close()
+
+
+async def test_a_key_that_is_taken_away_while_its_lists_come_starts_nothing(settings: Settings, tmp_path: Path) -> None:
+    keys, file = {name: new_key() for name in ("shop", "bank")}, tmp_path / "keys.toml"
+    entries = {name: f'[keys.{name}]\nsha256 = "{digest_of(key.encode())}"\n' for name, key in keys.items()}
+    file.write_text("".join(entries.values()))
+    service = Service(replaced(settings, api_keys_file=str(file)))
+    voiceprint = encode(Voiceprint(np.ones(DIMENSION, np.float32), 3.0))
+
+    async def lists() -> AsyncIterator[bytes]:
+        yield b'{"voiceprints": ["'
+        file.write_text(entries["bank"])
+        service.keyring.reload()
+        yield voiceprint.encode() + b'"]}'
+
+    async with client_of(service) as client:
+        path = f"/api/technology/{Technology.GENDER_IDENTIFICATION.value}"
+        headers = {"authorization": f"Bearer {keys['shop']}", "content-type": "application/json"}
+        answer = await client.post(path, content=lists(), headers=headers)
+    assert answer.status_code == 401
     await service.close()
 
 

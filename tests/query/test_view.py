@@ -140,6 +140,20 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     second.close()
 
 
+def test_what_keeps_a_blob_outlasts_a_power_cut(view: View) -> None:
+    """The blob itself is synced, and so is the request; records of Kafka are read again."""
+    said: list[str] = []
+    view._writer.set_trace_callback(said.append)
+    view.add_pending(uuid.UUID(IDS[0]), VAD)
+    view.apply([row(IDS[1], 0, TaskState.PENDING)], {})
+    assert [one for one in said if "synchronous" in one or one == "COMMIT"] == [
+        "PRAGMA synchronous = FULL",
+        "COMMIT",
+        "PRAGMA synchronous = NORMAL",
+        "COMMIT",
+    ]
+
+
 def test_another_cluster_means_no_rows_and_no_offsets(tmp_path: Path) -> None:
     first = View(tmp_path, DAY_S)
     first.bind("one/results")

@@ -1,0 +1,37 @@
+"""A blob store that gives no answer holds up those who ask for its blobs, and nobody else."""
+
+import asyncio
+import threading
+
+import httpx
+import pytest
+
+from pipeline.query.app import Service
+from tests.query.arrivals import IDS, PATIENCE_S, arrival, eventually, ingest, path_of, record, running
+
+READERS = 40  # more than asyncio has threads
+
+
+async def test_the_view_goes_on(service: Service, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, gate = threading.Semaphore(0), threading.Event()
+
+    def hang(_: str) -> int:
+        asked.release()
+        gate.wait(PATIENCE_S)
+        raise OSError("no answer")
+
+    monkeypatch.setattr(service.keeper.store, "size_bytes", hang)
+    ingest(service, arrival(IDS[0], record(IDS[0], 2, "done", result_ref="results/x")))
+    reading = [asyncio.create_task(client.get(path_of(IDS[0]))) for _ in range(READERS)]
+    try:
+        await eventually(lambda: asked.acquire(blocking=False))
+        async with asyncio.timeout(PATIENCE_S / 2):
+            await asyncio.sleep(0.1)  # until all threads that there are hang
+            assert (await client.get("/ready")).status_code == 503  # Kafka is not there
+            await service.view.aside(service.view.apply, [running(IDS[1], 1).change], {})
+            assert (await client.get(path_of(IDS[1]))).json()["task"]["state"] == "running"
+            assert "callstream_view_tasks 2.0" in (await client.get("/metrics")).text
+        assert not any(one.done() for one in reading)
+    finally:
+        gate.set()
+    assert {answer.status_code for answer in await asyncio.gather(*reading)} == {500}
