@@ -74,8 +74,7 @@ class ComparisonStage(RequestStage[CallComparison]):
         self._enrolled[begin.call_id] = {subject: unpack(packed) for subject, packed in pinned.voiceprints.items()}
 
     async def _pin(self, pinned: CallReferences, partition: int) -> None:
-        if not pinned.voiceprints:
-            return
+        # An empty list too: whoever meets the call again may find voices in it by then.
         try:
             await self.publisher.publish([snapshot_record(pinned, partition)])
         except RecordTooLargeError:

@@ -22,9 +22,9 @@ from pipeline.options import OptionsError, check_channels, read_options
 from pipeline.publishing import RecordTooLargeError
 from pipeline.records import DeadLetterError, OutgoingRecord, Record, call_id_of, correlation_id_of, read_media
 from pipeline.settings import Settings
-from pipeline.snapshots import SavedCalls, snapshot_record
+from pipeline.snapshots import SavedCalls, ended_records, snapshot_record
 from pipeline.spoken import SpokenIndex
-from pipeline.stage import Frame, Stage
+from pipeline.stage import Frame, Stage, check_exhaustion
 from pipeline.transitions import TaskLog, failed, rejected, until_stored
 from schemas.errors import DeadLetterType, ErrorDetail
 from schemas.media import MediaChunk
@@ -94,8 +94,7 @@ class VadStage:
         said = await self._spoken.of_call(call_id, record)  # reads the snapshots; a call is taken from them only behind that
         saved = await self._saved.of_call(call_id, record)
         if isinstance(saved, CallEnded):
-            self._remember(call_id, new_assembler(self._settings))
-            self._ended[call_id].restore_ended(saved)
+            self._remember(saved)
         elif saved is not None:
             place = (record.topic, record.partition)
             call = self._calls[call_id] = VadCall(call_id, self._settings, self._silero, place, said)
@@ -151,7 +150,11 @@ class VadStage:
 
     async def _save(self, call: VadCall, point: GridPoint) -> None:
         saved = call.snapshot(point, self._spoken.end(call.place[1]))
-        await self._publish([snapshot_record(saved, call.place[1])])
+        try:
+            await self._publish([snapshot_record(saved, call.place[1])])
+        except RecordTooLargeError as error:
+            logger.warning("call %s: %s; a successor goes on from the snapshot before", call.call_id, error)
+            return  # its chunks are kept, so nothing is lost
         call.release(saved.assembly.next_sequence)
 
     async def _end(self, call: VadCall, taken: Taken[Record], source: str) -> None:
@@ -195,14 +198,16 @@ class VadStage:
         await self._close(call)
 
     async def _close(self, call: VadCall) -> None:
-        await self._publish(call.ended_records())
+        ended = call.ended_state()
+        await self._publish(ended_records(ended, call.place[1]))
         self._calls.pop(call.call_id, None)
-        self._remember(call.call_id, call.assembler)
+        self._remember(ended)
         call.release()
 
-    def _remember(self, call_id: str, assembler: CallAssembler[Record]) -> None:
-        assembler.options = None  # may be large
-        self._ended[call_id] = assembler
+    def _remember(self, ended: CallEnded) -> None:
+        """Only what comes again of it is still to be known."""
+        assembler = self._ended[ended.call_id] = new_assembler(self._settings)
+        assembler.restore_ended(ended)
         if len(self._ended) > _REMEMBERED_CALLS:
             self._ended.popitem(last=False)
 
@@ -239,6 +244,7 @@ class VadStage:
             try:
                 await self._give_up(call)
             except Exception as error:
+                check_exhaustion(error)
                 logger.exception("call %s cannot be ended", call.call_id)
                 await self._fail(call, call.last_source, describe_error(error))
 

@@ -15,7 +15,7 @@ from pipeline.models.silero import SileroVad
 from pipeline.options import known_tasks, read_options
 from pipeline.records import OutgoingRecord, Record
 from pipeline.settings import Settings
-from pipeline.snapshots import ended_records, snapshot_record
+from pipeline.snapshots import snapshot_record
 from pipeline.spoken import SpeechId, speech_id
 from pipeline.transitions import TaskLog, derived_correlation_id, failed
 from pipeline.wanted import Needs, needs_of
@@ -250,11 +250,11 @@ class VadCall:
         logs = [self._task_log(task) for task in known_tasks(self.options)]
         return [record for log in logs for record in (log.pending(source), log.running(source), log.ended(source, error))]
 
-    def ended_records(self) -> list[OutgoingRecord]:
+    def ended_state(self) -> CallEnded:
         """What keeps this call from beginning anew."""
-        assembler = self.assembler
-        ended = CallEnded(self.call_id, _EVERY_SEQUENCE, []) if assembler.abandoned else assembler.ended_state(self.call_id)
-        return ended_records(ended, self.place[1])
+        if self.assembler.abandoned:
+            return CallEnded(self.call_id, _EVERY_SEQUENCE, [])
+        return self.assembler.ended_state(self.call_id)
 
     def _speech(self, record: Said) -> list[OutgoingRecord]:
         """The record; nothing when it was said."""

@@ -9,6 +9,7 @@ from schemas.media import MAX_OWNER_CHARS, CallOptions, GivenOptions
 from schemas.tasks import Technology
 
 _DECODER = msgspec.json.Decoder(GivenOptions)
+_PACKER = msgspec.msgpack.Encoder()
 
 
 class OptionsError(ValueError):
@@ -31,6 +32,7 @@ class OptionsError(ValueError):
 
 
 MAX_OPTIONS_BYTES = 800_000  # they travel with the call in one record
+_MAX_PACKED_BYTES = 1_000_000  # as they travel: numbers take more than in JSON, twice as much at most
 
 BY_DEFAULT = [
     Technology.VOICE_ACTIVITY_DETECTION,
@@ -54,6 +56,8 @@ def read_options(text: str | None) -> CallOptions:
         raise OptionsError(f"options is not JSON: {error}", BY_DEFAULT) from None
     if options.technologies is not None and not options.technologies:
         raise OptionsError("options: technologies is empty", BY_DEFAULT, options.owner)
+    if 2 * size > _MAX_PACKED_BYTES < len(_PACKER.encode(options)):
+        raise OptionsError(f"options takes more than {_MAX_PACKED_BYTES} bytes in a record", *_named(text))
     check_groups(options)
     return options
 

@@ -93,13 +93,18 @@ async def process_record(
     except Exception as error:
         if is_ending():  # not the record's fault: it is unacknowledged, and comes again
             raise NotProcessedError(describe_error(error)) from error
-        if _is_exhaustion(error):
-            message = f"{describe_error(error)}; the process ends: start it again, and raise its limits ({_LIMITS})"
-            raise ExhaustedError(message) from error
+        check_exhaustion(error)
         logger.exception("stage %s cannot process %s (key %r)", stage.name, record.source, shown_key(record.key))
         await frame.bury(record, DeadLetterType.INTERNAL, describe_error(error))
         await _fail(stage, record, describe_error(error))
         receipt.release()
+
+
+def check_exhaustion(error: Exception) -> None:
+    """Raises ExhaustedError when that is what the error says."""
+    if _is_exhaustion(error):
+        message = f"{describe_error(error)}; the process ends: start it again, and raise its limits ({_LIMITS})"
+        raise ExhaustedError(message) from error
 
 
 def _is_exhaustion(error: Exception) -> bool:

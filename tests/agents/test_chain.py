@@ -4,18 +4,24 @@ import json
 import random
 import threading
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
+from aiokafka import ConsumerRecord
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.records import Record
 from pipeline.scoring.comparison import compare
 from pipeline.scoring.voiceprint import DIMENSION, Voiceprint, decode
+from pipeline.snapshots import PinnedReferences, snapshot_record
+from schemas.stream import CallReferences
 from schemas.tasks import Technology
 from tests.agents.conftest import OpenBench
-from tests.harness import Bench, media_headers, run, sample_audio
+from tests.harness import Bench, bench_settings, media_headers, run, sample_audio
 
 VAD = Technology.VOICE_ACTIVITY_DETECTION.value
 VOICEPRINT = Technology.VOICEPRINT_EXTRACTION.value
@@ -148,6 +154,35 @@ async def test_a_replay_compares_with_the_watch_list_as_the_call_met_it(open_ben
         for record in list(bench.log["prints"]):
             await again.frames[-1].deliver(record)
     assert {(one.key, one.value) for one in again.log["results"]} == {(one.key, one.value) for one in before}
+
+
+@pytest.mark.parametrize("options", [{}, {"technologies": [COMPARISON]}], ids=["default", "asked"])
+async def test_a_replay_knows_that_the_watch_list_was_empty(open_bench: OpenBench, options: dict[str, Any]) -> None:
+    """Whoever enrols a voice later changes nothing that was said of the call."""
+    async with open_bench() as bench:
+        await send(bench, sample_audio(0, 10), options=json.dumps(options))
+    async with open_bench() as again:
+        again.log = bench.log
+        before = {(one.key, one.value) for one in bench.log["results"]}
+        entry = Voiceprint(np.random.default_rng(5).standard_normal(DIMENSION).astype(np.float32), 3.0)
+        watchlist_of(again).entries["anna"] = entry
+        for record in list(bench.log["prints"]):
+            await again.frames[-1].deliver(record)
+    assert {(one.key, one.value) for one in again.log["results"]} == before
+
+
+def test_calls_share_one_copy_of_their_watch_list(tmp_path: Path) -> None:
+    """A takeover reads the lists of a day's calls."""
+    pinned = PinnedReferences(bench_settings(tmp_path))
+    lists = [{"anna": b"1"}, {"anna": b"1"}, {"anna": b"1", "bert": b"2"}, {"anna": b"1", "bert": b"2"}]
+    found: dict[str, CallReferences] = {}
+    first = Record("prints", 0, 0, b"", b"", (), 0.0)
+    for number, one in enumerate(lists):
+        made = snapshot_record(CallReferences(f"call-{number}", one), 0)
+        record = msgspec.structs.replace(first, key=made.key, value=made.value)
+        pinned.take(found, cast("ConsumerRecord[bytes, bytes]", record), first)
+    assert [one.voiceprints for one in found.values()] == lists
+    assert len({id(one.voiceprints) for one in found.values()}) == 2
 
 
 @pytest.mark.parametrize(("count", "in_loop"), [(1, True), (101, False)])

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from pipeline.options import OptionsError, read_options
+from pipeline.options import MAX_OPTIONS_BYTES, OptionsError, read_options
 from pipeline.scoring.voiceprint import DIMENSION, Voiceprint, encode
 from schemas.stream import SpeechRecord, Utterance
 from schemas.tasks import Technology
@@ -29,6 +29,16 @@ async def heard(open_bench: OpenBench, seconds: float, cuts: list[int] | None = 
 
 def results(bench: Bench) -> dict[str, Any]:
     return {technology: records[-1]["result"] for (_, technology), records in bench.transitions().items()}
+
+
+def test_options_that_are_too_large_for_a_record_are_refused() -> None:
+    """A number of one character takes nine bytes there."""
+    priors = {f"a{number:x}": 0 for number in range(75_000)}
+    text = json.dumps({"technologies": [VAD], "language_priors": priors}, separators=(",", ":"))
+    assert len(text) < MAX_OPTIONS_BYTES
+    with pytest.raises(OptionsError, match="more than 1000000 bytes in a record") as caught:
+        read_options(text)
+    assert caught.value.technologies == [VAD]
 
 
 async def test_channel_numbers_and_begin_are_those_of_the_file(open_bench: OpenBench) -> None:

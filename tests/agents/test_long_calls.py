@@ -1,0 +1,75 @@
+"""Calls that go on for long, of which there are many, or that end where nothing is left to end them with."""
+
+import threading
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from agents.vad import VadStage
+from pipeline.publishing import RecordTooLargeError
+from pipeline.records import OutgoingRecord
+from pipeline.stage import ExhaustedError
+from tests.agents.conftest import OpenBench
+from tests.agents.test_chain import CALL, VAD, send
+from tests.harness import Bench, media_headers, sample_audio
+
+SECONDS = 40.0  # two snapshots
+
+
+def vad_of(bench: Bench) -> VadStage:
+    return next(cast(VadStage, frame.stage) for frame in bench.frames if frame.stage.name == "vad")
+
+
+async def test_a_snapshot_that_is_too_large_fails_no_call(open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments of many hours in many channels: its chunks are kept instead."""
+    async with open_bench() as plain:
+        await send(plain, sample_audio(0, SECONDS))
+    async with open_bench() as bench:
+        publish, refused = bench.publish, []
+
+        async def refuse(records: Sequence[OutgoingRecord]) -> list[int]:
+            if records and records[0].topic == "snapshots" and records[0].key == CALL and len(records[0].value or b"") > 500:
+                refused.append(records)
+                raise RecordTooLargeError("too large")
+            return await publish(records)
+
+        monkeypatch.setattr(bench, "publish", refuse)
+        await send(bench, sample_audio(0, SECONDS))
+    assert len(refused) == 2
+    assert [(one.key, one.value) for one in bench.log["results"]] == [(one.key, one.value) for one in plain.log["results"]]
+    assert bench.dead_letters() == []
+
+
+async def test_of_a_call_that_has_ended_only_what_comes_again_is_kept(open_bench: OpenBench) -> None:
+    async with open_bench() as bench:
+        await send(bench, sample_audio(0, SECONDS))
+        known = vad_of(bench)._ended["call-1"]
+        assert (len(known._boundaries), known.missing_bytes, known.options, known.format) == (0, [], None, None)
+        before = len(bench.log["results"])
+        await bench.produce("media", CALL, sample_audio(0, 1), media_headers(0))  # it came before
+        assert bench.dead_letters() == []
+        await bench.produce("media", CALL, sample_audio(0, 1), media_headers(1000))
+        assert bench.dead_letters() == ["call.ended"]
+        assert len(bench.log["results"]) == before
+
+
+async def test_a_call_is_not_failed_where_no_thread_is_left_to_end_it(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is the worker's: a successor ends the call."""
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with open_bench(idle_timeout_s=1.0) as bench:
+        stage = vad_of(bench)
+        await bench.produce("media", CALL, sample_audio(0, 3), media_headers(0))
+        before = len(bench.log["results"])
+        stage._calls["call-1"].last_arrival_s -= 10.0
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(ExhaustedError):
+            await bench.tick()
+        monkeypatch.undo()
+        assert len(bench.log["results"]) == before
+        assert bench.final("call-1", VAD)["task"]["state"] == "running"
