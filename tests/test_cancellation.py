@@ -99,7 +99,10 @@ async def test_a_cancellation_that_aiokafka_would_swallow_gets_out(monkeypatch: 
     async def close() -> None:
         await inner
 
+    async def closed() -> None: ...
+
     monkeypatch.setattr(consumer._coordinator, "close", close)
+    monkeypatch.setattr(consumer._fetcher, "close", closed)
     stopping = asyncio.create_task(stop_consumer(consumer))
     await asyncio.sleep(WITHIN_BACKOFF_S)
     stopping.cancel()
