@@ -5,9 +5,11 @@ AWS_REGION, AWS_ENDPOINT, AWS_ALLOW_HTTP).
 """
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import BaseError
@@ -15,8 +17,17 @@ from obstore.store import from_url
 
 from pipeline.blobs import READ_BYTES, Blob, BlobError, checked
 
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
+
 # obstore's own limit for a request is 30 s with its body, in which a large file may not come over a slow line.
 _WHOLE, _SILENCE = "1d", "30s"
+
+
+def _client_options() -> "ClientConfig":
+    # obstore takes AWS_ALLOW_HTTP from the environment only where no options are given
+    allow_http = os.environ.get("AWS_ALLOW_HTTP", "").lower() in {"1", "true", "on", "yes", "y"}
+    return {"timeout": _WHOLE, "read_timeout": _SILENCE, "allow_http": allow_http}
 
 
 @contextlib.contextmanager
@@ -37,7 +48,7 @@ class ObjectBlobs:
         """Raises OSError when the address cannot be one."""
         self._scratch, self.installation = scratch, installation
         try:
-            self._store = from_url(address, client_options={"timeout": _WHOLE, "read_timeout": _SILENCE})
+            self._store = from_url(address, client_options=_client_options())
         except (BaseError, ValueError) as error:
             raise OSError(f"blob store {address}: {str(error).splitlines()[0]}") from error
 
