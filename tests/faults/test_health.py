@@ -73,10 +73,11 @@ def check_metrics(text: str, call: Call) -> None:
         for sample in one.samples
         if "le" not in sample.labels
     }
-    assert told["callstream_records/vad"].value == len(call.chunks)
+    assert told["callstream_records/vad"].value >= len(call.chunks)  # some may come twice behind a rebalance
     for agent in AGENTS:
         ages = told[f"callstream_record_age_seconds_count/{agent}"].value
-        assert ages == told[f"callstream_records/{agent}"].value > 0 == told[f"callstream_dead_letters/{agent}"].value
+        assert 0 < ages <= told[f"callstream_records/{agent}"].value
+        assert told[f"callstream_dead_letters/{agent}"].value == 0
         assert 0 < told[f"callstream_record_age_seconds_sum/{agent}"].value / ages < PATIENCE_S
     assert told["callstream_drafts_begun/extraction"].value >= told["callstream_drafts_used/extraction"].value >= 0
 
