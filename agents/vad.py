@@ -153,7 +153,9 @@ class VadStage:
         try:
             await self._publish([snapshot_record(saved, call.place[1])])
         except RecordTooLargeError as error:
-            logger.warning("call %s: %s; a successor goes on from the snapshot before", call.call_id, error)
+            if not call.is_too_large:  # every 16 s from now on
+                logger.warning("call %s: no snapshot any more, %s; a takeover goes on from the last one", call.call_id, error)
+            call.is_too_large = True
             return  # its chunks are kept, so nothing is lost
         call.release(saved.assembly.next_sequence)
 

@@ -52,6 +52,7 @@ class VadCall:
         self.call_id = call_id
         self._said = said
         self.is_opened = False
+        self.is_too_large = False  # for a snapshot
         self.has_begun = False
         self.is_ending = False
         self.assembler = new_assembler(settings)

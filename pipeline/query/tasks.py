@@ -96,7 +96,7 @@ class Tasks:
         return LargeAnswer(pieces, len(before) + size_bytes + len(after))
 
     async def start_lists(
-        self, technology: Technology, pieces: Pieces, ids: RequestIds, owner_of: Callable[[], str | None] = lambda: None
+        self, technology: Technology, pieces: Pieces, ids: RequestIds, owner_of: Callable[[], str | None]
     ) -> tuple[str, bytes]:
         """Start from lists of voiceprints; the task's path and the body of the answer.
 

@@ -169,8 +169,8 @@ class View:
     @contextlib.contextmanager
     def _transaction(self, *, outlasts_power: bool = False) -> Iterator[sqlite3.Connection]:
         with self._write_lock:
-            self._writer.execute(f"PRAGMA synchronous = {'FULL' if outlasts_power else 'NORMAL'}")
             try:
+                self._writer.execute(f"PRAGMA synchronous = {'FULL' if outlasts_power else 'NORMAL'}")
                 self._writer.execute("BEGIN IMMEDIATE")
                 yield self._writer
                 self._writer.execute("COMMIT")

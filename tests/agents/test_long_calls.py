@@ -20,7 +20,9 @@ def vad_of(bench: Bench) -> VadStage:
     return next(cast(VadStage, frame.stage) for frame in bench.frames if frame.stage.name == "vad")
 
 
-async def test_a_snapshot_that_is_too_large_fails_no_call(open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_snapshot_that_is_too_large_fails_no_call(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Segments of many hours in many channels: its chunks are kept instead."""
     async with open_bench() as plain:
         await send(plain, sample_audio(0, SECONDS))
@@ -36,6 +38,7 @@ async def test_a_snapshot_that_is_too_large_fails_no_call(open_bench: OpenBench,
         monkeypatch.setattr(bench, "publish", refuse)
         await send(bench, sample_audio(0, SECONDS))
     assert len(refused) == 2
+    assert caplog.text.count("no snapshot any more") == 1
     assert [(one.key, one.value) for one in bench.log["results"]] == [(one.key, one.value) for one in plain.log["results"]]
     assert bench.dead_letters() == []
 

@@ -137,10 +137,17 @@ async def test_whose_a_task_is_does_not_hang_on_each_record(settings: Settings) 
     await service.close()
 
 
-async def test_a_key_that_is_taken_away_hears_and_waits_no_more(settings: Settings, tmp_path: Path) -> None:
-    keys, file = {name: new_key() for name in ("shop", "bank")}, tmp_path / "keys.toml"
+def written_keys(file: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The keys of two clients, and what the file says of each."""
+    keys = {name: new_key() for name in ("shop", "bank")}
     entries = {name: f'[keys.{name}]\nsha256 = "{digest_of(key.encode())}"\n' for name, key in keys.items()}
     file.write_text("".join(entries.values()))
+    return keys, entries
+
+
+async def test_a_key_that_is_taken_away_hears_and_waits_no_more(settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    keys, entries = written_keys(file)
     service = Service(replaced(settings, api_keys_file=str(file)))
     ingest(service, running(IDS[0], 0, owner="shop"), running(IDS[1], 0))
     async with listening(service, "other", keys["shop"]) as gone, listening(service, "call", keys["bank"]) as stays:
@@ -160,9 +167,8 @@ async def test_a_key_that_is_taken_away_hears_and_waits_no_more(settings: Settin
 
 
 async def test_a_key_that_is_taken_away_while_its_lists_come_starts_nothing(settings: Settings, tmp_path: Path) -> None:
-    keys, file = {name: new_key() for name in ("shop", "bank")}, tmp_path / "keys.toml"
-    entries = {name: f'[keys.{name}]\nsha256 = "{digest_of(key.encode())}"\n' for name, key in keys.items()}
-    file.write_text("".join(entries.values()))
+    file = tmp_path / "keys.toml"
+    keys, entries = written_keys(file)
     service = Service(replaced(settings, api_keys_file=str(file)))
     voiceprint = encode(Voiceprint(np.ones(DIMENSION, np.float32), 3.0))
 
