@@ -63,7 +63,8 @@ class Service:
         self.starter = Starter(settings)
         self.keeper = Keeper(settings, self.view)
         self.open_tasks = OpenTasks(settings, self.view, self.keyring)
-        self.tasks = Tasks(settings, self.view, self.starter, self.keeper, self.metrics, self.open_tasks)
+        known = self.follower.until_complete
+        self.tasks = Tasks(settings, self.view, self.starter, self.keeper, self.metrics, self.open_tasks, known)
         self.work: asyncio.Task[None] | None = None
         self.blobs_problem: str | None = None
 

@@ -84,6 +84,12 @@ def rate_limited(limit: int, window_s: int, headers: Mapping[str, str]) -> Reque
     return RequestRefusedError(HTTPStatus.TOO_MANY_REQUESTS, error, headers)
 
 
+def not_caught_up() -> RequestRefusedError:
+    """503: whether there is such a task is not known yet."""
+    error = RequestError(RequestErrorType.INTERNAL, "Not all tasks are known yet.")
+    return RequestRefusedError(HTTPStatus.SERVICE_UNAVAILABLE, error, {"retry-after": "5"})
+
+
 def too_many_listeners() -> RequestRefusedError:
     """503: all places for waits and event streams are taken."""
     error = RequestError(RequestErrorType.INTERNAL, "Too many waits and event streams.")

@@ -70,7 +70,8 @@ class Follower:
     """Feeds the view until cancelled. `problem` is None while Kafka answers, else what is wrong with it.
 
     `caught_up`: what was on the topic at the start of the session is in the view, and it stays so. `is_current`: what was there
-    a probe ago is, now; a busy topic always holds something that is newer.
+    a probe ago is, now; a busy topic always holds something that is newer. `complete`: the view has caught up once since it
+    was opened, or emptied, so that what it does not hold is unknown.
     """
 
     def __init__(self, settings: Settings, view: View, metrics: QueryMetrics, hub: Hub) -> None:
@@ -81,6 +82,7 @@ class Follower:
         self.problem: str | None = "not connected yet"
         self.caught_up = False
         self.is_current = False
+        self.complete = asyncio.Event()
         self._last_ends: dict[TopicPartition, int] = {}
 
     async def run(self) -> None:
@@ -93,6 +95,13 @@ class Follower:
             back_off_s = BACK_OFF_FIRST_S if self.problem is None else min(back_off_s * 2, BACK_OFF_MAX_S)
             self._fail(error, back_off_s)
             await asyncio.sleep(back_off_s)
+
+    async def until_complete(self, timeout_s: float) -> bool:
+        """Whether the view is complete, which is waited for."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                return await self.complete.wait()
+        return False
 
     async def _session_error(self) -> Exception | None:
         """What ended a session; None when it is only to begin anew."""
@@ -114,6 +123,7 @@ class Follower:
             "following %s on %s stopped (%s): again in %g s", self._topic, self._settings.broker, self.problem, back_off_s
         )
         if self._view.damaged:
+            self.complete.clear()
             self._view.rebuild()
 
     async def _session(self) -> None:
@@ -122,6 +132,7 @@ class Follower:
             cluster = await admin.describe_cluster()
             partitions = await described_partitions(admin, self._topic)
             if await self._view.aside(self._view.bind, f"{cluster['cluster_id']}/{self._topic}"):
+                self.complete.clear()
                 self._hub.lose_track()
             async with self._consumer(partitions) as consumer:
                 self._catching_up = self._last_ends = await consumer.end_offsets(partitions)
@@ -174,6 +185,8 @@ class Follower:
         # an end that lies beyond today's belonged to a topic that was emptied since
         self._catching_up = {p: end for p, end in self._catching_up.items() if positions[p] < min(end, ends[p])}
         self.caught_up = not self._catching_up
+        if self.caught_up:
+            self.complete.set()
         self.is_current = all(positions[p] >= min(self._last_ends[p], ends[p]) for p in partitions)
         self._last_ends = ends
 

@@ -6,14 +6,14 @@ import itertools
 import logging
 import sqlite3
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from pipeline.blobs import BlobError
 from pipeline.query.edge import RequestIds
-from pipeline.query.errors import body_too_large, internal, task_not_found
+from pipeline.query.errors import body_too_large, internal, not_caught_up, task_not_found
 from pipeline.query.forms import MediaForm
 from pipeline.query.keeper import Keeper
 from pipeline.query.media_requests import media_request, read_asked
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 BASE_PATH = "/api/technology"
 CHECKS_AT_ONCE = 1  # large bodies that are looked at, for the sake of memory
+CATCH_UP_S = 5.0  # how long a task that is not in the view is waited for while the view catches up
 SMALL_BYTES = 1_000_000  # a body below waits for none of them
 
 Pieces = AsyncIterator[bytes]
@@ -69,16 +70,21 @@ class Tasks:
         keeper: Keeper,
         metrics: QueryMetrics,
         open_tasks: OpenTasks,
+        until_complete: Callable[[float], Awaitable[bool]],
     ) -> None:
         self._settings, self._view, self._starter, self._metrics = settings, view, starter, metrics
         self.keeper = keeper
-        self._open_tasks = open_tasks
+        self._open_tasks, self._until_complete = open_tasks, until_complete
         self._checking = asyncio.Semaphore(CHECKS_AT_ONCE)
 
     async def read(self, technology: Technology, task_id_text: str, scope: Scope) -> Answer:
-        """A task's answer. Raises 422 (no UUID), 404, or 500 (its result cannot be read)."""
+        """A task's answer. Raises 422 (no UUID), 404, 500 (its result cannot be read), or 503 (not caught up)."""
         task_id = read_task_id(task_id_text)
         row = self._view.get(task_id)
+        if row is None:  # a poller drops a task at 404, so this must be true
+            if not await self._until_complete(CATCH_UP_S):
+                raise not_caught_up()
+            row = self._view.get(task_id)
         if row is None or row.technology is not technology or not is_visible(row.owner, scope):
             raise task_not_found(task_id)
         return await self._answer(row)

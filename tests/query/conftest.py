@@ -27,9 +27,16 @@ def view(tmp_path: Path) -> Iterator[View]:
     opened.close()
 
 
+def alone(settings: Settings) -> Service:
+    """A service that follows no topic: what is put into its view is all that there is."""
+    made = Service(settings)
+    made.follower.complete.set()
+    return made
+
+
 @pytest.fixture
 async def service(settings: Settings) -> AsyncIterator[Service]:
-    made = Service(settings)
+    made = alone(settings)
     yield made
     await made.close()
 

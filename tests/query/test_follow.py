@@ -162,6 +162,21 @@ async def has_status(client: httpx.AsyncClient, path: str, status: int) -> bool:
     return (await client.get(path)).status_code == status
 
 
+async def test_no_task_is_unknown_before_all_are_known(settings: Settings) -> None:
+    task_id = str(uuid.uuid4())
+    path = f"{API}/{VAD.value}/{task_id}"
+    await publish(settings, [(task_id, transition(task_id, 0, "pending"))])
+    async with serving(settings) as (service, client):
+        assert await has_state(client, path, "pending")
+        service.view.damaged = True
+        await eventually(lambda: emptied(service))
+        assert await has_state(client, path, "pending")
+
+
+async def emptied(service: Service) -> bool:
+    return not service.view.damaged
+
+
 async def test_what_was_published_while_away_is_caught_up_and_nothing_is_read_twice(settings: Settings) -> None:
     ids = [str(uuid.uuid4()) for _ in range(300)]
     records: list[tuple[str, bytes | None]] = [(task_id, transition(task_id, 0, "pending")) for task_id in ids]

@@ -27,7 +27,7 @@ from pipeline.query.view import TaskRow, now_ms
 from pipeline.settings import Settings
 from schemas.errors import RequestError
 from schemas.tasks import TaskState, Technology
-from tests.query.conftest import replaced
+from tests.query.conftest import alone, replaced
 
 API = "/api/technology"
 WORD = Technology.LANGUAGE_IDENTIFICATION
@@ -90,7 +90,7 @@ def no_failure_limit(settings: Settings) -> Settings:
 
 @pytest.fixture
 async def service(no_failure_limit: Settings) -> Any:
-    made = Service(no_failure_limit)
+    made = alone(no_failure_limit)
     yield made
     await made.close()
 
@@ -172,7 +172,7 @@ def test_without_word_of_the_gate_nothing_is_seen() -> None:
 
 
 async def test_a_wrong_key_costs(settings: Settings) -> None:
-    service = Service(replaced(settings, key_failure_limit=3))
+    service = alone(replaced(settings, key_failure_limit=3))
     async with client_at(service) as client, client_at(service, ("192.0.2.8", 1)) as neighbour:
         wrong = [await client.get("/schema", headers={"x-api-key": f"cs_{n}"}) for n in range(5)]
         assert [answer.status_code for answer in wrong] == [401, 401, 401, 429, 429]
@@ -184,7 +184,7 @@ async def test_a_wrong_key_costs(settings: Settings) -> None:
 
 
 async def test_neighbours_in_an_ipv6_network_are_one_client(settings: Settings) -> None:
-    service = Service(replaced(settings, key_failure_limit=3))
+    service = alone(replaced(settings, key_failure_limit=3))
     statuses = []
     for number in range(5):
         async with client_at(service, (f"2001:db8::{number + 1}", 1)) as client:

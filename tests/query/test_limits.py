@@ -17,7 +17,7 @@ from pipeline.query.rate_limit import AtOnce, RateLimiter
 from pipeline.query.view import TaskRow, View, now_ms
 from pipeline.settings import Settings
 from schemas.tasks import TaskState, Technology
-from tests.query.conftest import DAY_S, replaced
+from tests.query.conftest import DAY_S, alone, replaced
 from tests.query.test_keys import KEYS, bearer, client_at, keys_toml
 
 WORD = Technology.GENDER_IDENTIFICATION
@@ -69,7 +69,7 @@ def test_as_many_at_once_as_may_be() -> None:
 
 @asynccontextmanager
 async def made(settings: Settings) -> AsyncIterator[Service]:
-    service = Service(settings)
+    service = alone(settings)
     yield service
     await service.close()
 

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from pipeline.blobs import FOLDER_NAME, open_blobs, result_name
+from pipeline.query import tasks
 from pipeline.query.app import Service
 from pipeline.query.edge import MAX_ID_CHARS
 from pipeline.query.records import read_change
@@ -20,7 +21,7 @@ from pipeline.settings import Settings
 from schemas.errors import RequestError
 from schemas.http import ANSWERS, TaskAnswer
 from schemas.tasks import TaskInfo, TaskState, Technology
-from tests.query.conftest import client_of, replaced
+from tests.query.conftest import alone, client_of, replaced
 
 API = "/api/technology"
 KNOWN = "123e4567-e89b-12d3-a456-426614174000"
@@ -193,8 +194,22 @@ async def test_a_running_task_shows_no_partial_result(client: httpx.AsyncClient,
     assert (await client.get(f"{API}/voice-activity-detection/{KNOWN}")).json() == task
 
 
+async def test_a_task_that_may_be_there_is_not_said_to_be_unknown(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "CATCH_UP_S", 0.05)
+    service = Service(settings)
+    store(service, "voice-activity-detection", {"task": {"task_id": KNOWN, "state": "running"}})
+    async with client_of(service) as client:
+        assert (await client.get(f"{API}/voice-activity-detection/{KNOWN}")).status_code == 200
+        assert (await client.get(f"{API}/language-identification/{KNOWN}")).status_code == 404
+        answer = await client.get(f"{API}/voice-activity-detection/{UNKNOWN}")
+        assert (answer.status_code, answer.json()["type"], answer.headers["retry-after"]) == (503, "internal", "5")
+        service.follower.complete.set()
+        assert (await client.get(f"{API}/voice-activity-detection/{UNKNOWN}")).status_code == 404
+    await service.close()
+
+
 async def test_an_expired_task_is_not_found(settings: Settings) -> None:
-    service = Service(replaced(settings, task_ttl_s=3600.0))
+    service = alone(replaced(settings, task_ttl_s=3600.0))
     old = TaskRow(KNOWN, Technology.LANGUAGE_IDENTIFICATION, 1, TaskState.DONE, b"{}", None, now_ms() - 3_600_001)
     service.view.apply([old], {})
     async with client_of(service) as client:
@@ -282,7 +297,7 @@ async def test_an_id_that_must_not_be_echoed_is_replaced(client: httpx.AsyncClie
 
 
 async def test_the_rate_limit(settings: Settings) -> None:
-    service = Service(replaced(settings, rate_limit=1, rate_window_s=3600))
+    service = alone(replaced(settings, rate_limit=1, rate_window_s=3600))
     async with client_of(service) as client:
         before_s = now_ms() / 1000
         assert (await client.get(f"{GENDER}/{KNOWN}")).status_code == 404

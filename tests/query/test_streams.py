@@ -31,7 +31,7 @@ from tests.query.arrivals import (
     record,
     running,
 )
-from tests.query.conftest import client_of, replaced
+from tests.query.conftest import alone, client_of, replaced
 from tests.query.exchange import Exchange
 
 
@@ -108,7 +108,7 @@ async def test_records_that_are_read_again_for_a_new_view_are_not_told_again(ser
 async def test_a_key_hears_and_waits_for_its_own_tasks(settings: Settings) -> None:
     keys = {name: new_key() for name in ("shop", "bank")}
     listed = ",".join(f"{name}:{digest_of(key.encode())}" for name, key in keys.items())
-    service = Service(replaced(settings, api_keys=listed))
+    service = alone(replaced(settings, api_keys=listed))
     ingest(service, running(IDS[0], 0, owner="shop"), running(IDS[1], 0, owner="bank"))
     async with listening(service, key=keys["shop"]) as exchange:
         assert [each.id for each in await exchange.events(1)] == [f"{IDS[0]}/0"]
@@ -124,7 +124,7 @@ async def test_a_key_hears_and_waits_for_its_own_tasks(settings: Settings) -> No
 async def test_whose_a_task_is_does_not_hang_on_each_record(settings: Settings) -> None:
     keys = {name: new_key() for name in ("shop", "bank")}
     listed = ",".join(f"{name}:{digest_of(key.encode())}" for name, key in keys.items())
-    service = Service(replaced(settings, api_keys=listed))
+    service = alone(replaced(settings, api_keys=listed))
     service.view.add_pending(uuid.UUID(IDS[0]), VAD, "bank")
     async with listening(service, key=keys["shop"]) as shop:
         # one record says nothing of an owner, and one of nobody's call does not need to
@@ -148,7 +148,7 @@ def written_keys(file: Path) -> tuple[dict[str, str], dict[str, str]]:
 async def test_a_key_that_is_taken_away_hears_and_waits_no_more(settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     keys, entries = written_keys(file)
-    service = Service(replaced(settings, api_keys_file=str(file)))
+    service = alone(replaced(settings, api_keys_file=str(file)))
     ingest(service, running(IDS[0], 0, owner="shop"), running(IDS[1], 0))
     async with listening(service, "other", keys["shop"]) as gone, listening(service, "call", keys["bank"]) as stays:
         wait = Exchange(service, path_of(IDS[0]), "wait=60", keys["shop"])
@@ -169,7 +169,7 @@ async def test_a_key_that_is_taken_away_hears_and_waits_no_more(settings: Settin
 async def test_a_key_that_is_taken_away_while_its_lists_come_starts_nothing(settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     keys, entries = written_keys(file)
-    service = Service(replaced(settings, api_keys_file=str(file)))
+    service = alone(replaced(settings, api_keys_file=str(file)))
     voiceprint = encode(Voiceprint(np.ones(DIMENSION, np.float32), 3.0))
 
     async def lists() -> AsyncIterator[bytes]:

@@ -12,7 +12,7 @@ from pipeline.query.app import Service
 from pipeline.settings import Settings
 from schemas.tasks import Technology
 from tests.query.arrivals import IDS, PATIENCE_S, RESULT, arrival, done, eventually, ingest, path_of, record, running
-from tests.query.conftest import client_of, replaced
+from tests.query.conftest import alone, client_of, replaced
 from tests.query.exchange import Exchange
 
 GENDER = Technology.GENDER_IDENTIFICATION
@@ -123,7 +123,7 @@ async def test_a_task_that_is_removed_is_not_found(service: Service, client: htt
 
 
 async def test_a_task_that_is_swept_is_not_found(settings: Settings) -> None:
-    service = Service(replaced(settings, task_ttl_s=0.5))
+    service = alone(replaced(settings, task_ttl_s=0.5))
     sweeping = asyncio.create_task(service._sweep_for_ever())
     async with client_of(service) as client:
         ingest(service, running(IDS[0], 1))
