@@ -16,6 +16,7 @@ from pipeline.letters_command import dead_letters
 from pipeline.planning_command import plan
 from pipeline.query.keys_command import keys
 from pipeline.settings import Settings, SettingsError, describe, load
+from schemas.media import MAX_CALL_ID_CHARS
 
 # numpy's products are small beside the models, and work is spread over utterances: more threads of OpenBLAS only wait, which
 # doubled the CPU that a worker takes on two cores. It is read when numpy is imported, behind this.
@@ -156,6 +157,8 @@ def send(settings: Settings, /, files: tuple[Path, ...], as_json: bool, **how: A
 
     if how["call_id"] and len(files) > 1:
         raise click.UsageError("--call-id goes with one file")
+    if how["call_id"] and len(how["call_id"]) > MAX_CALL_ID_CHARS:
+        raise click.UsageError(f"--call-id has more than {MAX_CALL_ID_CHARS} characters")
     try:
         asyncio.run(send_files(settings, files, SendOptions(**how), as_json=as_json))
     except SendError as error:

@@ -14,6 +14,7 @@ from pipeline.models.execution import Execution, Provider
 
 PREFIX = "CALLSTREAM_"
 _SERVERS = r"^[^\s,]+:\d{1,5}(,[^\s,]+:\d{1,5})*$"
+MAX_PORT = 65_535
 SECRETS = frozenset({"kafka_password"})  # never shown
 
 
@@ -156,11 +157,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, Meta(description="file that `callstream calibrate` made of your recordings; empty for the built-in calibration")
     ] = ""
     host: Annotated[str, Meta(min_length=1, description="address of the query service")] = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65_535, description="port of the query service; 0 takes a free one")] = 8080
+    port: Annotated[int, Meta(ge=0, le=MAX_PORT, description="port of the query service; 0 takes a free one")] = 8080
     worker_port: Annotated[
-        int, Meta(ge=0, le=65_535, description="port of a worker's /health, /ready and /metrics; 0 for none")
+        int, Meta(ge=0, le=MAX_PORT, description="port of a worker's /health, /ready and /metrics; 0 for none")
     ] = 0
-    task_ttl_s: Annotated[float, Meta(gt=0, description="how long the query service remembers a task")] = 604_800.0
+    task_ttl_s: Annotated[float, Meta(gt=0, le=315_576_000, description="how long the query service remembers a task")] = (
+        604_800.0
+    )
     rate_limit: Annotated[int, Meta(ge=0, description="HTTP requests per rate window and client; 0 for no limit")] = 0
     rate_window_s: Annotated[int, Meta(ge=1, le=86_400, description="length of the rate window")] = 1
     max_body_bytes: Annotated[int, Meta(ge=1, description="largest JSON body that POST takes")] = 83_886_080
@@ -242,9 +245,15 @@ def load(environment: Mapping[str, str] = types.MappingProxyType(os.environ)) ->
             shown = "" if name in SECRETS else f"={text!r}"
             raise SettingsError(f"{PREFIX}{name.upper()}{shown}: {error}") from None
     settings = Settings(**values)
-    if (fault := _kafka_fault(settings) or _unreadable_file(settings)) is not None:
+    if (fault := _broker_fault(settings) or _kafka_fault(settings) or _unreadable_file(settings)) is not None:
         raise SettingsError(PREFIX + fault)
     return settings
+
+
+def _broker_fault(settings: Settings) -> str | None:
+    ports = [address.rpartition(":")[2] for address in settings.broker.split(",")]
+    bad = next((port for port in ports if not 0 < int(port) <= MAX_PORT), None)
+    return None if bad is None else f"BROKER={settings.broker!r}: {bad} is no port"
 
 
 def _kafka_fault(settings: Settings) -> str | None:

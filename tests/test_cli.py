@@ -63,6 +63,8 @@ def test_numpy_has_one_thread_unless_the_user_wants_more() -> None:
         ("CALLSTREAM_LANGUAGE_MODEL", "huge"),
         ("CALLSTREAM_IDLE_TIMEOUT_S", "-1"),
         ("CALLSTREAM_LOG_LEVEL", "loud"),
+        ("CALLSTREAM_TASK_TTL_S", "inf"),
+        ("CALLSTREAM_BROKER", "localhost:9092,localhost:99999"),
     ],
 )
 def test_a_bad_setting_stops_the_program_with_one_line_that_names_it(variable: str, value: str) -> None:
@@ -94,6 +96,7 @@ def _portable(variable: str, default: str) -> str:
         ["send", str(sample_path()), "--options", "{"],
         ["send", str(sample_path()), "--options", '{"technologies": ["telepathy"]}'],
         ["send", str(sample_path()), str(sample_path()), "--call-id", "one-for-two"],
+        ["send", str(sample_path()), "--call-id", "x" * 129],
         ["send", str(sample_path()), "--encoding", "opus"],
         ["worker", "--agents", "vad,telepathy"],
         ["demo", "no-such-file.wav"],

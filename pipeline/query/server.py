@@ -138,7 +138,9 @@ def _listen(settings: Settings, access: Access) -> socket.socket:
     except OSError as error:
         listener.close()
         where = f"{settings.host}:{settings.port}"
-        raise OSError(f"cannot listen on {where} ({error.strerror or error}): choose another CALLSTREAM_PORT") from error
+        raise OSError(
+            f"cannot listen on {where} ({error.strerror or error}): choose another CALLSTREAM_HOST or _PORT"
+        ) from error
     return listener
 
 
@@ -223,14 +225,14 @@ async def _serve_until_signal(settings: Settings) -> None:
 
 
 def run(settings: Settings) -> int:
-    """`callstream query`: serves until SIGTERM or SIGINT. The exit code: 0, or 1 when it could not start or met a fault."""
+    """`callstream query`: serves until SIGTERM or SIGINT. The exit code: 0, 1 when it could not start or met a fault, 2 for settings."""
     raise_file_limit()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the follower says the same once, not ten times a second
     try:
         asyncio.run(_serve_until_signal(settings))
     except (OSError, sqlite3.Error, ViewLockedError, KeysError, TlsError, ExposedError) as error:
         sys.stderr.write(f"callstream query: {error}\n")
-        return 1
+        return 2 if isinstance(error, KeysError | TlsError | ExposedError) else 1
     except ExceptionGroup:
         logger.exception("the query service met a fault and ends")
         return 1

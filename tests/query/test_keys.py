@@ -231,7 +231,7 @@ def test_a_bad_file_is_one_clear_line(
     settings: Settings, keys_file: Path, content: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     keys_file.write_text(content)
-    assert run(settings) == 1
+    assert run(settings) == 2
     [line] = capfd.readouterr().err.splitlines()
     assert BAD_FILES[content] in line
     assert "cs_one" not in line
@@ -285,7 +285,7 @@ def test_no_names(name: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
 def test_without_keys_nobody_else_is_let_in(settings: Settings, host: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(replaced(settings, api_keys_file="", host=host)) == 1
+    assert run(replaced(settings, api_keys_file="", host=host)) == 2
     [line] = capfd.readouterr().err.splitlines()
     assert "CALLSTREAM_API_KEYS_FILE" in line
     assert "callstream keys new" in line

@@ -78,7 +78,7 @@ async def test_only_tls_1_2_and_later(settings: Settings, pair: Pair) -> None:
 def test_one_without_the_other_is_one_clear_line(
     settings: Settings, pair: Pair, missing: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(replaced(pair.put_into(settings), **{missing: ""})) == 1
+    assert run(replaced(pair.put_into(settings), **{missing: ""})) == 2
     [line] = capfd.readouterr().err.splitlines()
     assert f"CALLSTREAM_{missing.upper()}" in line
 
@@ -95,7 +95,7 @@ def test_files_that_cannot_be_used(settings: Settings, pair: Pair, tmp_path: Pat
         locked: "passphrase",
     }
     for bad, reason in wrong.items():
-        assert run(bad.put_into(settings)) == 1
+        assert run(bad.put_into(settings)) == 2
         [line] = capfd.readouterr().err.splitlines()
         assert reason in line
 
