@@ -225,7 +225,7 @@ async def _serve_until_signal(settings: Settings) -> None:
 
 
 def run(settings: Settings) -> int:
-    """`callstream query`: serves until SIGTERM or SIGINT. The exit code: 0, 1 when it could not start or met a fault, 2 for settings."""
+    """`callstream query`: serves until SIGTERM or SIGINT. The exit code: 0, 1 (no start, or a fault), or 2 (settings)."""
     raise_file_limit()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the follower says the same once, not ten times a second
     try:
