@@ -134,7 +134,7 @@ class ExtractionStage:
     async def _is_dealt_with(self, record: Record, speech: Said) -> bool:
         if await self._index.holds(record, speech):
             return True
-        is_late = isinstance(speech, Utterance) and speech.call_id not in self._calls
+        is_late = isinstance(speech, Utterance | CallBegin) and speech.call_id not in self._calls
         return is_late and await self._index.has_ended(record, speech.call_id)
 
     async def _made(self, speech: Said) -> PrintRecord | None:

@@ -20,7 +20,7 @@ from pipeline.media.sandbox import DecodeLimits, DecoderError, MediaError, Media
 from pipeline.options import OptionsError, check_groups
 from pipeline.records import DeadLetterError, OutgoingRecord, Record, chunk_headers, headers_of
 from pipeline.settings import Settings
-from pipeline.stage import Frame, Stage
+from pipeline.stage import Frame, Stage, check_exhaustion
 from pipeline.start_tasks import FROM_MEDIA, read_start_task
 from schemas.errors import DeadLetterType, ErrorDetail
 from schemas.media import Header
@@ -83,6 +83,7 @@ class IntakeStage:
                 try:
                     await self._open_and_send(technology, media)
                 except OSError as error:
+                    check_exhaustion(error)
                     logger.warning("call %s cannot be sent, trying again: %s", media.call_id, describe_error(error))
                     raise
 

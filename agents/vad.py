@@ -201,7 +201,11 @@ class VadStage:
 
     async def _close(self, call: VadCall) -> None:
         ended = call.ended_state()
-        await self._publish(ended_records(ended, call.place[1]))
+        try:
+            await self._publish(ended_records(ended, call.place[1]))
+        except RecordTooLargeError:  # what was lost came in very many pieces; one that comes yet is no dead letter, then
+            ended = CallEnded(ended.call_id, ended.next_sequence, [])
+            await self._publish(ended_records(ended, call.place[1]))
         self._calls.pop(call.call_id, None)
         self._remember(ended)
         call.release()
@@ -228,14 +232,17 @@ class VadStage:
         await self._close(call)
 
     async def tick(self) -> None:
-        """End the calls that sent nothing for too long."""
-        now_s = time.monotonic()
+        """End the calls that sent nothing for too long, though they could."""
         waiting = [call for call in self._calls.values() if not call.is_ending]  # an end may wait for Kafka or for a disk
-        idle = [call for call in waiting if now_s - call.last_arrival_s >= call.patience_s]
+        idle = [call for call in waiting if self._has_waited(call)]
         caught_up = {place: await self._frame.is_caught_up(*place) for place in {call.place for call in idle}}
         for call in idle:
             if caught_up[call.place]:
                 await self._end_unless_heard(call, call.last_arrival_s)
+
+    def _has_waited(self, call: VadCall) -> bool:
+        since_s = max(call.last_arrival_s, self._frame.answering_since_s(*call.place))
+        return time.monotonic() - since_s >= call.patience_s
 
     async def _end_unless_heard(self, call: VadCall, arrival_s: float) -> None:
         async def end() -> None:

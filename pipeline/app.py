@@ -21,6 +21,7 @@ from pipeline.health import HealthServer
 from pipeline.membership import Lease, consumer_fault, producer_fault
 from pipeline.runner import StageRunner
 from pipeline.settings import Settings
+from pipeline.whole_topic import LOOK_ROUND_MS
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,6 @@ _HEARTBEATS = 10  # in a session timeout
 _REBALANCE_S = 30.0
 # aiokafka leaves the group when nothing is fetched for so long, and then waits for a fetch before it joins again: for ever.
 _MAX_STANDSTILL_S = 10 * 365 * 86_400.0
-_LOOK_ROUND_MS = 30_000  # for partitions that were added, and topics that were made anew
 _WATCH_EVERY_S = 2.0
 _LAST_TURNS_S = 0.1
 _LAST_WORDS_S = 5.0  # for leaving the groups and closing connections
@@ -65,8 +65,8 @@ def build_app(name: str, settings: Settings) -> StageApp:
         producer_max_request_size=34 * 1_048_576,  # dead letters
         producer_request_timeout=30.0,
         consumer_max_fetch_size=4 * 1_048_576,
-        consumer_metadata_max_age_ms=_LOOK_ROUND_MS,
-        producer_metadata_max_age_ms=_LOOK_ROUND_MS,
+        consumer_metadata_max_age_ms=LOOK_ROUND_MS,
+        producer_metadata_max_age_ms=LOOK_ROUND_MS,
         broker_commit_interval=0.5,
         broker_session_timeout=settings.session_timeout_s,
         broker_heartbeat_interval=settings.session_timeout_s / _HEARTBEATS,

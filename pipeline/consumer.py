@@ -74,8 +74,13 @@ class StageConsumer(aiokafka_driver.Consumer):
     def forget(self) -> None:
         """Begin again, and commit nothing of what was acknowledged before."""
         self._acked.clear()
-        self._acked_index.clear()
         self.read_again()
+
+    def acknowledge(self, place: TP, offset: int) -> None:
+        """What Faust's `ack` does, which would have the whole message kept for as long as its offset is held."""
+        committed = self._committed_offset[place]
+        if committed is None or offset >= committed:
+            self._acked[place].append(offset)
 
     async def commit_all(self) -> None:
         """Commit what is acknowledged; a commit that is under way may know only a part of it."""
@@ -228,7 +233,6 @@ class StageConsumer(aiokafka_driver.Consumer):
             return None
         newest = max(acknowledged)
         acknowledged.clear()
-        self._acked_index[tp].clear()
         return int(newest) + 1
 
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: ARG002

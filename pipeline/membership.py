@@ -130,11 +130,16 @@ class Lease:
         self._group = group
         self._session_timeout_s = session_timeout_s
         self._ends_s = 0.0
+        self._asked_at_s = 0.0
+        self.answering_since_s = 0.0  # on the monotonic clock; a break is half a session timeout without an answer, or more
         self._has_said = False
         self._is_waived = False
 
     def renew(self, asked_at_s: float) -> None:
         """Kafka has answered a request that was sent then (on the monotonic clock)."""
+        if asked_at_s - self._asked_at_s > self._session_timeout_s / 2:
+            self.answering_since_s = time.monotonic()
+        self._asked_at_s = asked_at_s
         self._ends_s = asked_at_s + self._session_timeout_s
         self._has_said = False
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import faust
+import msgspec
 import stamina
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError, UnknownTopicOrPartitionError
 from faust.exceptions import ProducerSendError
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 MAX_RECORD_BYTES = 1_048_576
 _MAX_BURIED_BYTES = MAX_DEAD_LETTER_BYTES - 1_048_576  # of a value; headers and key may take the rest
+_MAX_KEY_BYTES = 1000
 _MAX_MESSAGE_CHARS = 500
 
 
@@ -113,7 +115,8 @@ def _offset_of(sent: int | BaseException) -> int:
 def dead_letter(record: Record, stage: str, error_type: DeadLetterType, message: str) -> OutgoingRecord:
     """A `dead-letters` record: key and value untouched, the original headers kept behind the new ones.
 
-    A value that is too large is left out, and an empty one stands where there is neither key nor value.
+    A value that is too large is left out, and an empty one stands where there is neither key nor value. With headers or a key
+    that leave no room beside it even so (a producer that compresses gets them past Kafka's limit) only what we say is kept.
     """
     added: Mapping[Header, str] = {
         Header.ERROR_TYPE: error_type.value,
@@ -122,10 +125,13 @@ def dead_letter(record: Record, stage: str, error_type: DeadLetterType, message:
         Header.SOURCE: record.source,
     }
     kept = tuple((f"{ORIGINAL}{name}" if name in added else name, value) for name, value in record.headers)
-    value = record.value
-    if len(value or b"") > _MAX_BURIED_BYTES:
-        kept = (*kept, (Header.VALUE_LEFT_OUT.value, f"{len(value or b'')} bytes".encode()))
-        value = None
-    if record.key is None and value is None:
-        value = b""  # aiokafka sends no record that has neither
-    return OutgoingRecord("dead-letters", record.key, value, headers_of(added) + kept)
+    left_out = (Header.VALUE_LEFT_OUT.value, f"{len(record.value or b'')} bytes".encode())
+    letter = OutgoingRecord("dead-letters", record.key, record.value, headers_of(added) + kept)
+    if len(record.value or b"") > _MAX_BURIED_BYTES:
+        letter = OutgoingRecord("dead-letters", record.key, None, (*letter.headers, left_out))
+    if record_bytes(letter) > MAX_DEAD_LETTER_BYTES:
+        key = None if record.key is None else record.key[:_MAX_KEY_BYTES]
+        letter = OutgoingRecord("dead-letters", key, None, (*headers_of(added), left_out))
+    if letter.key is None and letter.value is None:
+        letter = msgspec.structs.replace(letter, value=b"")  # aiokafka sends no record that has neither
+    return letter

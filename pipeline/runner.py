@@ -1,6 +1,7 @@
 """The frame around every agent: reads records, runs its stage, gives offsets back, and stops at too many dead letters."""
 
 import asyncio
+import functools
 import logging
 import signal
 import time
@@ -56,6 +57,7 @@ class StageRunner:
         self._joined = False
         self._window = DeliveryWindow(settings.in_flight, self._crash)
         self._last_seen: dict[tuple[str, int], tuple[int, float]] = {}
+        self._unanswered_s: dict[tuple[str, int], float] = {}
         self._attach()
 
     def _attach(self) -> None:
@@ -76,7 +78,8 @@ class StageRunner:
         record = to_record(message)
         place = (record.topic, record.partition)
         self._last_seen[place] = (record.offset, time.monotonic())
-        acknowledge = _acknowledger(self._consumer, message)
+        message.value = None  # the record's audio must not stay in memory with the message
+        acknowledge = functools.partial(self._consumer.acknowledge, message.tp, message.offset)
         receipt = self._window.issue(place, record.offset, acknowledge, self._consumer._committed_offset.get(message.tp))
         if receipt is not None:
             await self._window.lanes.submit(record.key or b"", lambda: self._process(record, receipt))
@@ -145,11 +148,16 @@ class StageRunner:
                 end, position = await uncancelled(self._end_and_position(place))
         except Exception as error:  # noqa: BLE001 - a broker that does not answer says nothing about the partition
             logger.warning("cannot tell whether %s/%d is read to its end: %s", topic, partition, describe_error(error))
+            self._unanswered_s[topic, partition] = time.monotonic()
             return False
         if offset + 1 >= end:
             return True
         # The last offsets may be a transaction's markers, which reach nobody: then all that was fetched has been taken.
         return position >= end and self._consumer.has_given_all and time.monotonic() - seen_at_s > _QUIET_S
+
+    def answering_since_s(self, topic: str, partition: int) -> float:
+        """Since when Kafka has answered, as far as it was asked: before that nobody could send anything."""
+        return max(self._lease.answering_since_s, self._unanswered_s.get((topic, partition), 0.0))
 
     async def _end_and_position(self, place: TP) -> tuple[int, int]:
         end = (await self.app.consumer.highwaters(place))[place]
@@ -235,13 +243,3 @@ def to_record(message: Message) -> Record:
         headers=tuple((name, value) for name, value in pairs if isinstance(value, bytes)),
         timestamp_s=message.timestamp or 0.0,
     )
-
-
-def _acknowledger(consumer: StageConsumer, message: Message) -> Callable[[], None]:
-    # The record's audio must not stay in memory while its receipt is held.
-    message.value = None
-
-    def acknowledge() -> None:
-        consumer.ack(message)
-
-    return acknowledge

@@ -38,6 +38,9 @@ class Frame(Protocol):
     async def is_caught_up(self, topic: str, partition: int) -> bool:
         """Whether everything that the partition holds has reached the stage; False when the broker does not answer."""
 
+    def answering_since_s(self, topic: str, partition: int) -> float:
+        """Since when (on the monotonic clock) Kafka has answered without a break: before, producers could send nothing."""
+
     async def submit(self, key: Hashable, job: Callable[[], Awaitable[None]]) -> None:
         """Run a job behind the records of this key that wait."""
 
@@ -101,7 +104,9 @@ async def process_record(
 
 
 def check_exhaustion(error: Exception) -> None:
-    """Raises ExhaustedError when that is what the error says."""
+    """Raises ExhaustedError when that is what the error says, or is."""
+    if isinstance(error, ExhaustedError):
+        raise error
     if _is_exhaustion(error):
         message = f"{describe_error(error)}; the process ends: start it again, and raise its limits ({_LIMITS})"
         raise ExhaustedError(message) from error

@@ -12,6 +12,7 @@ import stamina
 from pipeline.blobs import BlobStore, result_name
 from pipeline.publishing import MAX_RECORD_BYTES
 from pipeline.records import OutgoingRecord, headers_of
+from pipeline.stage import check_exhaustion
 from schemas.errors import ErrorDetail, TaskError, TaskErrorType
 from schemas.media import Header
 from schemas.results import Transition
@@ -50,12 +51,16 @@ def derived_correlation_id(text: str) -> str:
 
 
 async def until_stored(what: str, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Read or write blobs in a thread; while the store is full or away the task stays as it is, and so does its input."""
+    """Read or write blobs in a thread; while the store is full or away the task stays as it is, and so does its input.
+
+    Raises ExhaustedError when it is this process that has no files left.
+    """
     async for attempt in stamina.retry_context(on=OSError, attempts=None, timeout=None, wait_initial=0.5, wait_max=5.0):
         with attempt:
             try:
                 return await asyncio.to_thread(work, *arguments, **named)
             except OSError as error:
+                check_exhaustion(error)
                 logger.warning("%s waits for the blob store, trying again until it works: %s", what, error)
                 raise
     raise AssertionError("retried for ever")

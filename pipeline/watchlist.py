@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import stamina
@@ -24,6 +26,18 @@ logger = logging.getLogger(__name__)
 _DECODER = msgspec.json.Decoder(WatchlistEntry)
 
 
+_Read: TypeAlias = "ConsumerRecord[Any, Any]"
+_Batches: TypeAlias = Mapping[TopicPartition, Sequence[_Read]]
+
+
+class _Word(NamedTuple):
+    """The last that was said of a subject: its voiceprint, or None when it was removed."""
+
+    partition: int
+    timestamp_ms: int
+    voiceprint: Voiceprint | None
+
+
 class WatchlistFollower:
     """Every worker follows the whole list; `entries` maps subject ids to voiceprints."""
 
@@ -31,6 +45,7 @@ class WatchlistFollower:
         self.entries: dict[str, Voiceprint] = {}
         self._topic = settings.topic("watchlist")
         self._settings = settings
+        self._newest: dict[str, _Word] = {}
         self._consumer: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -56,38 +71,74 @@ class WatchlistFollower:
         if self._consumer is not None:
             await stop_consumer(self._consumer)
             self._consumer = None
-        self._consumer, places = await open_topic(self._settings, self._topic, from_begin=True)
-        for place, end in (await self._consumer.end_offsets(places)).items():
-            while await self._consumer.position(place) < end:
-                await self._take(await self._consumer.getmany(timeout_ms=200))
+        consumer, places = await open_topic(self._settings, self._topic, from_begin=True)
+        newest: dict[str, _Word] = {}
+        try:
+            for place, end in (await consumer.end_offsets(places)).items():
+                while await consumer.position(place) < end:
+                    _take(await consumer.getmany(timeout_ms=200), newest)
+        except BaseException:
+            await stop_consumer(consumer)
+            raise
+        # At once, so that no call meets half a list; what was removed while nobody followed may have left no trace.
+        self._consumer, self._newest = consumer, newest
+        self.entries = {subject: word.voiceprint for subject, word in newest.items() if word.voiceprint is not None}
+
+    def _is_all(self, consumer: AIOKafkaConsumer) -> bool:
+        """Whether what this one follows is all there is: subjects move to partitions that are added."""
+        if reader_fault(consumer._fetcher, consumer._client):
+            return False
+        partitions = consumer.partitions_for_topic(self._topic)
+        return not partitions or partitions == {place.partition for place in consumer.assignment()}
 
     async def _follow(self) -> None:
         while True:
             try:
-                consumer = self._consumer
-                if consumer is None or reader_fault(consumer._fetcher, consumer._client):
+                if self._consumer is None or not self._is_all(self._consumer):
                     await self._read_to_end()
                 else:
-                    await self._take(await consumer.getmany(timeout_ms=1000))
+                    self.take(await self._consumer.getmany(timeout_ms=1000))
             except Exception as error:  # noqa: BLE001 - else nobody would hear that the list stands still
                 logger.warning("cannot read the watch list, trying again: %s", describe_error(error))
                 await asyncio.sleep(1.0)
 
-    async def _take(self, batches: dict[TopicPartition, list[ConsumerRecord[Any, Any]]]) -> None:
-        for records in batches.values():
-            for record in records:
-                await self._take_one(record)
+    def take(self, batches: _Batches) -> None:
+        """Follow what has come."""
+        for subject in _take(batches, self._newest):
+            voiceprint = self._newest[subject].voiceprint
+            if voiceprint is None:
+                self.entries.pop(subject, None)
+            else:
+                self.entries[subject] = voiceprint
 
-    async def _take_one(self, record: ConsumerRecord[Any, Any]) -> None:
-        subject = (record.key or b"").decode(errors="replace")
-        if not record.value:
-            self.entries.pop(subject, None)
-            return
-        try:
-            self.entries[subject] = decode(_DECODER.decode(record.value).voiceprint)
-        except UNDECODABLE as error:
-            # Logged, not buried: every worker reads the whole list at every start.
-            place = f"{record.topic}/{record.partition}/{record.offset}"
-            logger.warning(
-                "watch list: the entry of %r at %s is no voiceprint and is left out: %s", subject[:128], place, error
-            )
+
+def _subject_of(record: _Read) -> str:
+    return (record.key or b"").decode(errors="replace")
+
+
+def _word_of(record: _Read) -> _Word | None:
+    """What a record says; None when that is nothing."""
+    if not record.value:
+        return _Word(record.partition, record.timestamp, None)
+    try:
+        return _Word(record.partition, record.timestamp, decode(_DECODER.decode(record.value).voiceprint))
+    except UNDECODABLE as error:
+        # Logged, not buried: every worker reads the whole list at every start.
+        words = "watch list: the entry of %r at %s/%d/%d is no voiceprint and is left out: %s"
+        logger.warning(words, _subject_of(record)[:128], record.topic, record.partition, record.offset, error)
+        return None
+
+
+def _take(batches: _Batches, newest: dict[str, _Word]) -> list[str]:
+    """Put the newest word of each subject into `newest`; the subjects of which there is a new one.
+
+    What was said of a subject before partitions were added lies in another partition than what is said now.
+    """
+    changed = []
+    for record in itertools.chain.from_iterable(batches.values()):
+        subject, word = _subject_of(record), _word_of(record)
+        known = newest.get(subject)
+        if word and (known is None or known.partition == word.partition or known.timestamp_ms <= word.timestamp_ms):
+            newest[subject] = word
+            changed.append(subject)
+    return changed

@@ -10,6 +10,8 @@ from pipeline.header_names import tolerate
 from pipeline.refusal import start_client
 from pipeline.settings import Settings
 
+LOOK_ROUND_MS = 30_000  # for partitions that were added, and topics that were made anew
+
 
 async def described_partitions(admin: AIOKafkaAdminClient, topic: str) -> list[TopicPartition]:
     """The partitions of a topic. Raises UnknownTopicOrPartitionError, and KafkaError when no broker answers."""
@@ -44,7 +46,12 @@ async def open_topic(settings: Settings, topic: str, *, from_begin: bool) -> tup
     """A started consumer of all partitions, at their begin or end. Raises KafkaError; then nothing is left open."""
     places = await partitions_of(settings, topic)
     tolerate()
-    consumer = AIOKafkaConsumer(**aiokafka_options(settings), enable_auto_commit=False, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(
+        **aiokafka_options(settings),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        metadata_max_age_ms=LOOK_ROUND_MS,
+    )
     try:
         await consumer.start()
         consumer.assign(places)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from pathlib import Path
@@ -32,11 +33,15 @@ class LocalFrame:
         self.stage = stage
         self.bench = bench
         self.caught_up = True
+        self.answering_s = -math.inf
         self.order: dict[str, PartitionOrder] = defaultdict(PartitionOrder)
         self.acknowledged: dict[str, list[int]] = defaultdict(list)
 
     async def is_caught_up(self, topic: str, partition: int) -> bool:
         return self.caught_up
+
+    def answering_since_s(self, topic: str, partition: int) -> float:
+        return self.answering_s
 
     async def submit(self, key: Hashable, job: Callable[[], Awaitable[None]]) -> None:
         await job()

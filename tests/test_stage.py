@@ -18,6 +18,7 @@ from pipeline.records import DeadLetterError, OutgoingRecord, Record
 from pipeline.runner import StageRunner
 from pipeline.settings import Settings
 from pipeline.stage import ExhaustedError, Frame
+from pipeline.transitions import until_stored
 from schemas.errors import DeadLetterType
 from schemas.media import Header
 
@@ -74,6 +75,8 @@ class Obedient:
                 raise RuntimeError("can't start new thread")
             case b"no file":
                 raise OSError(errno.EMFILE, "Too many open files")
+            case b"no file for a result":
+                await until_stored("a task", _no_file)
             case b"bury and go on":
                 await self.frame.bury(record, DeadLetterType.CHUNK_EMPTY, "empty")
                 receipt.release()
@@ -118,11 +121,7 @@ async def opened(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> AsyncIterat
     await stage.start(runner)
     app.finalize()
 
-    def acknowledge(message: Any) -> bool:
-        acknowledged.append(message.offset)
-        return True
-
-    monkeypatch.setattr(app.consumer, "ack", acknowledge)
+    monkeypatch.setattr(app.consumer, "acknowledge", lambda _, offset: acknowledged.append(offset))
     yield Opened(runner, stage, published, acknowledged)
 
 
@@ -166,7 +165,11 @@ async def test_a_dead_letter_that_cannot_be_sent_ends_the_process_with_the_recor
         assert one.acknowledged == []
 
 
-@pytest.mark.parametrize("lack", [b"no thread", b"no file"])
+def _no_file() -> None:
+    raise OSError(errno.ENFILE, "Too many open files in system")
+
+
+@pytest.mark.parametrize("lack", [b"no thread", b"no file", b"no file for a result"])
 async def test_a_process_that_has_nothing_left_ends_and_fails_no_task(monkeypatch: pytest.MonkeyPatch, lack: bytes) -> None:
     async with opened(monkeypatch) as one:
         crashes: list[BaseException] = []

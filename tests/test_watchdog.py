@@ -1,6 +1,7 @@
 """What the watchdog looks at: aiokafka parks a coordinator's error, and Faust never asks for it."""
 
 import asyncio
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -115,6 +116,19 @@ async def test_a_lease_lasts_for_a_session_timeout_behind_an_answered_heartbeat(
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(lease.wait(), 0.1)
     task.cancel()
+
+
+def test_a_lease_knows_since_when_kafka_has_answered() -> None:
+    lease = Lease(session_timeout_s=10.0)
+    began_s = time.monotonic()
+    lease.renew(1000.0)
+    first_s = lease.answering_since_s
+    assert first_s >= began_s
+    for asked_at_s in (1004.9, 1009.8):
+        lease.renew(asked_at_s)
+    assert lease.answering_since_s == first_s
+    lease.renew(1015.0)
+    assert lease.answering_since_s > first_s
 
 
 def test_looking_makes_no_consumer(monkeypatch: pytest.MonkeyPatch) -> None:

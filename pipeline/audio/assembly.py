@@ -19,6 +19,10 @@ Origin = TypeVar("Origin")
 _MAX_WAITING = 100_000  # chunks; more than the window holds even of one byte each
 
 
+def _first(sequences: tuple[int, int]) -> int:
+    return sequences[0]
+
+
 def _name(audio_format: AudioFormat) -> str:
     return f"{audio_format.encoding.value} at {audio_format.sample_rate_hz} Hz with {audio_format.channels} channels"
 
@@ -154,7 +158,8 @@ class CallAssembler(Generic[Origin]):
         return sequence < self.next_sequence or sequence in self._waiting
 
     def _was_lost(self, sequence: int) -> bool:
-        return any(first <= sequence < behind for first, behind in self._lost)
+        at = bisect.bisect_right(self._lost, sequence, key=_first) - 1
+        return at >= 0 and sequence < self._lost[at][1]
 
     def _store(self, chunk: MediaChunk, origin: Origin) -> None:
         self._waiting[chunk.sequence] = _Waiting(chunk, origin)

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import time
 from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -184,6 +186,23 @@ async def test_a_call_that_never_ends_is_ended_by_the_wall_clock(open_bench: Ope
         vad.caught_up = True
         await bench.tick()
     assert {bench.final("c", technology)["task"]["state"] for technology in ALL} == {"done"}
+
+
+async def test_no_call_is_ended_for_what_it_could_not_send(open_bench: OpenBench) -> None:
+    """Its producer waits for Kafka too, and a while longer."""
+    async with open_bench(idle_timeout_s=30.0) as bench:
+        vad = bench.frames[0]
+        await bench.produce("media", b"c", sample_audio(0, 2), media_headers(0))
+        cast(Any, vad.stage)._calls["c"].last_arrival_s -= 70.0
+        vad.answering_s = time.monotonic() - 10.0
+        await bench.tick()
+        assert bench.final("c", VAD)["task"]["state"] == "running"
+        await bench.produce("media", b"c", sample_audio(2, 4), media_headers(1))
+        cast(Any, vad.stage)._calls["c"].last_arrival_s -= 70.0
+        vad.answering_s -= 21.0
+        await bench.tick()
+    assert bench.final("c", VAD)["task"]["state"] == "done"
+    assert bench.dead_letters() == []
 
 
 async def test_a_call_that_never_ends_is_ended_by_the_time_of_its_records(open_bench: OpenBench) -> None:

@@ -137,6 +137,21 @@ async def test_a_begin_that_comes_again_behind_the_end_holds_nothing(open_bench:
         assert bench.log["prints"] == printed
 
 
+async def test_a_begin_behind_an_end_that_alone_is_known_is_not_passed_on(open_bench: OpenBench) -> None:
+    """A look back that begins between the two: whoever is behind and knows no end would say that the call is running."""
+    async with open_bench(**ENOUGH) as bench:
+        await send(bench, sample_audio(0, 10))
+        begin, printed = bench.log["speech"][0], bench.log["prints"]
+        assert msgspec.msgpack.decode(printed[0].value or b"")["kind"] == "begin"
+        bench.log["prints"] = printed[1:]
+        said = len(bench.log["results"])
+        for frame in bench.frames:
+            frame.stage.forget()
+        await bench.produce("speech", begin.key, begin.value)
+        assert bench.log["prints"] == printed[1:]
+        assert len(bench.log["results"]) == said
+
+
 @pytest.mark.parametrize("first", [0, 3])
 async def test_a_call_that_comes_again_behind_its_end_is_not_heard_again(
     open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch, first: int

@@ -43,6 +43,30 @@ async def test_a_snapshot_that_is_too_large_fails_no_call(
     assert bench.dead_letters() == []
 
 
+async def test_a_call_that_lost_very_many_chunks_is_done_once(open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was lost of it is in no record any more."""
+    refused: list[Sequence[OutgoingRecord]] = []
+    async with open_bench(reorder_window_s=0.0) as bench:
+        publish = bench.publish
+
+        async def refuse(records: Sequence[OutgoingRecord]) -> list[int]:
+            if records and records[0].topic == "snapshots" and (records[0].key or b"")[:1] == b"\xff" and not refused:
+                refused.append(records)
+                raise RecordTooLargeError("too large")
+            return await publish(records)
+
+        monkeypatch.setattr(bench, "publish", refuse)
+        for sequence in (0, 2, 3):
+            headers = media_headers(sequence, end=sequence == 3, position=sequence * 64_000)
+            await bench.produce("media", CALL, sample_audio(2 * sequence, 2 * sequence + 2), headers)
+        said = len(bench.log["results"])
+        await bench.produce("media", CALL, sample_audio(2, 4), media_headers(1, position=64_000))
+    assert len(refused) == 1
+    assert {records[-1]["task"]["state"] for records in bench.transitions().values()} == {"done"}
+    assert len(bench.log["results"]) == said
+    assert bench.dead_letters() == []
+
+
 async def test_of_a_call_that_has_ended_only_what_comes_again_is_kept(open_bench: OpenBench) -> None:
     async with open_bench() as bench:
         await send(bench, sample_audio(0, SECONDS))

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from confluent_kafka import Producer
 
 from pipeline.sample import sample_path
 from pipeline.settings import Settings
@@ -140,6 +141,20 @@ def test_bad_records_are_buried_and_the_calls_between_them_are_not_touched(syste
     assert (letter["error-type"], letter["stage"], letter["options"]) == ("options.invalid", "vad", "nonsense")
     assert {body["task"]["state"] for body in system.wait_final("bad-options", ALL).values()} == {"rejected"}
     assert {body["task"]["state"] for body in system.wait_final("between", ALL).values()} == {"done"}
+
+
+def test_a_record_that_no_dead_letter_can_hold_is_buried_without_what_it_carried(system: System) -> None:
+    """Compressed it is 36 kB, so Kafka takes it."""
+    options: dict[str, Any] = {"bootstrap.servers": system.settings.broker, "message.max.bytes": 40_000_000}
+    producer = Producer(options | {"compression.type": "gzip"})
+    pairs: list[tuple[str, str | bytes | None]] = [("filler", bytes(2_097_152))]
+    producer.produce(system.settings.topic("media"), bytes(31 * 1_048_576), b"bomb", headers=pairs)
+    assert producer.flush(30) == 0
+    send_call(system, "behind", sample_audio(0, 2))
+    letter = system.wait_dead_letter(b"bomb")
+    assert (letter["error-type"], letter["value-left-out"]) == ("header.missing", f"{31 * 1_048_576} bytes")
+    assert "filler" not in letter
+    assert {body["task"]["state"] for body in system.wait_final("behind", ALL).values()} == {"done"}
 
 
 def test_an_utterance_that_cannot_be_heard_fails_its_call(system: System) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from aiokafka import ConsumerRecord
+from aiokafka import ConsumerRecord, TopicPartition
 
 from pipeline.blobs import open_blobs
 from pipeline.query.records import RecordInvalidError, read_change
@@ -98,17 +98,17 @@ async def test_bad_snapshots_harm_no_good_call(open_bench: OpenBench) -> None:
     assert unacknowledged(bench) == []
 
 
-def _consumer_record(bad: Bad) -> Any:
-    """As aiokafka gives it."""
-    return ConsumerRecord(bad.topic, 0, 0, 0, 0, bad.key, bad.value, None, 0, 0, ())
+def _batch(bad: Bad) -> Any:
+    """As aiokafka gives it, in a batch."""
+    return {TopicPartition(bad.topic, 0): [ConsumerRecord(bad.topic, 0, 0, 0, 0, bad.key, bad.value, None, 0, 0, ())]}
 
 
-async def test_bad_entries_of_the_watch_list_are_left_out(tmp_path: Path) -> None:
+def test_bad_entries_of_the_watch_list_are_left_out(tmp_path: Path) -> None:
     follower = WatchlistFollower(bench_settings(tmp_path))
     entry = json.dumps({"voiceprint": voiceprint(1)}).encode()
-    await follower._take_one(_consumer_record(Bad("watchlist", b"good", entry, [])))
+    follower.take(_batch(Bad("watchlist", b"good", entry, [])))
     for case in range(COUNT // 8):
-        await follower._take_one(_consumer_record(bad_record("watchlist", case)))
+        follower.take(_batch(bad_record("watchlist", case)))
     assert np.isfinite([one.embedding for one in follower.entries.values()]).all()
     assert np.array_equal(follower.entries["good"].embedding, decode(voiceprint(1)).embedding)
 
