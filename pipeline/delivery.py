@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Hashable
 
 import msgspec
 
-Acknowledge = Callable[[], None]
+Acknowledge = Callable[[int], None]  # with the offset; a partition has one for all its receipts, of which many may be held
 
 
 class Receipt:
@@ -35,7 +35,7 @@ class Receipt:
     def acknowledge(self) -> None:
         """Give the offset back to the consumer; called in offset order only."""
         if self._acknowledge is not None:
-            self._acknowledge()
+            self._acknowledge(self.offset)
             self._acknowledge = None
 
 

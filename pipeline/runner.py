@@ -58,6 +58,8 @@ class StageRunner:
         self._window = DeliveryWindow(settings.in_flight, self._crash)
         self._last_seen: dict[tuple[str, int], tuple[int, float]] = {}
         self._unanswered_s: dict[tuple[str, int], float] = {}
+        # One for each partition, not for each record: many receipts may be held.
+        self._acknowledger = functools.cache(lambda place: functools.partial(self._consumer.acknowledge, place))
         self._attach()
 
     def _attach(self) -> None:
@@ -79,8 +81,8 @@ class StageRunner:
         place = (record.topic, record.partition)
         self._last_seen[place] = (record.offset, time.monotonic())
         message.value = None  # the record's audio must not stay in memory with the message
-        acknowledge = functools.partial(self._consumer.acknowledge, message.tp, message.offset)
-        receipt = self._window.issue(place, record.offset, acknowledge, self._consumer._committed_offset.get(message.tp))
+        committed = self._consumer._committed_offset.get(message.tp)
+        receipt = self._window.issue(place, record.offset, self._acknowledger(message.tp), committed)
         if receipt is not None:
             await self._window.lanes.submit(record.key or b"", lambda: self._process(record, receipt))
 

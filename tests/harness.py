@@ -50,7 +50,7 @@ class LocalFrame:
         await self.bench.publish([dead_letter(record, self.stage.name, error_type, message)])
 
     def receipt(self, record: Record) -> Receipt:
-        return self.order[record.topic].issue(record.offset, lambda: self.acknowledged[record.topic].append(record.offset))
+        return self.order[record.topic].issue(record.offset, self.acknowledged[record.topic].append)
 
     async def deliver(self, record: Record) -> None:
         await process_record(self.stage, self, record, self.receipt(record))

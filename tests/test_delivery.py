@@ -14,7 +14,7 @@ def no_crash(error: BaseException) -> None:
 @given(st.permutations(range(12)))
 def test_offsets_are_given_back_in_order_whatever_order_they_are_released_in(released: list[int]) -> None:
     order, given_back = PartitionOrder(), []
-    receipts = [order.issue(n, lambda n=n: given_back.append(n)) for n in range(12)]  # type: ignore[misc]
+    receipts = [order.issue(n, given_back.append) for n in range(12)]
     done: set[int] = set()
     for number in released:
         receipts[number].release()
@@ -25,7 +25,7 @@ def test_offsets_are_given_back_in_order_whatever_order_they_are_released_in(rel
 
 
 def issue(window: DeliveryWindow, offset: int, given_back: list[int], committed: int | None = None) -> Receipt:
-    receipt = window.issue("p", offset, lambda: given_back.append(offset), committed)
+    receipt = window.issue("p", offset, given_back.append, committed)
     assert receipt is not None
     return receipt
 
@@ -86,7 +86,7 @@ def test_a_record_that_a_seek_brings_again_is_not_worked_on_twice() -> None:
     window = DeliveryWindow(4, no_crash)
     receipts = [issue(window, n, given_back) for n in (4, 5)]
     receipts[0].release()
-    assert [window.issue("p", n, lambda: given_back.append(-1), 5) for n in (4, 5)] == [None, None]
+    assert [window.issue("p", n, lambda _: given_back.append(-1), 5) for n in (4, 5)] == [None, None]
     issue(window, 6, given_back).release()
     receipts[1].release()
     assert given_back == [4, 5, 6]
@@ -116,7 +116,7 @@ class Partition:
         if self.position < self.length:
             number = self.position
             committed = self.committed or None
-            receipt = self.window.issue("p", number, lambda: self.acknowledged.add(number), committed)
+            receipt = self.window.issue("p", number, self.acknowledged.add, committed)
             if receipt is not None:
                 self.receipts.append(receipt)
             self.position += 1
