@@ -13,7 +13,8 @@ def no_crash(error: BaseException) -> None:
 
 @given(st.permutations(range(12)))
 def test_offsets_are_given_back_in_order_whatever_order_they_are_released_in(released: list[int]) -> None:
-    order, given_back = PartitionOrder(), []
+    order = PartitionOrder()
+    given_back: list[int] = []
     receipts = [order.issue(n, given_back.append) for n in range(12)]
     done: set[int] = set()
     for number in released:
