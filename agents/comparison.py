@@ -1,7 +1,9 @@
 """Voiceprint comparison: a call's channels with the voiceprints given with it and the watch list; and list with list."""
 
 import logging
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -12,8 +14,9 @@ from pipeline.options import known_tasks
 from pipeline.publishing import RecordTooLargeError
 from pipeline.records import OutgoingRecord, Record
 from pipeline.scoring.comparison import compare
+from pipeline.scoring.enrolled import Enrolled
 from pipeline.scoring.profile import load_profile
-from pipeline.scoring.voiceprint import Voiceprint, VoiceprintSum, pack, unpack
+from pipeline.scoring.voiceprint import Voiceprint, VoiceprintSum
 from pipeline.settings import Settings
 from pipeline.snapshots import PinnedReferences, snapshot_record
 from pipeline.stage import Frame, Stage
@@ -23,20 +26,22 @@ from pipeline.watchlist import WatchlistFollower
 from schemas.errors import ErrorDetail, TaskError
 from schemas.requests import StartTask
 from schemas.results import ComparisonResult
-from schemas.stream import CallBegin, CallReferences, Print
+from schemas.stream import CallBegin, CallReferences, EnrolledVoices, Print
 from schemas.tasks import Technology
 
 logger = logging.getLogger(__name__)
 
 _COMPARISON = Technology.VOICEPRINT_COMPARISON
 _FEW_REFERENCES = 100  # about 1 ms
+_KEPT_S = 3600.0  # of a day, for which what lies on `snapshots` is there
 
 
 class CallComparison(msgspec.Struct):
     """A call's sums by channel, and what they are compared with: the watch list is taken as it is when the call begins."""
 
     channels: list[VoiceprintSum]
-    references: dict[str, Voiceprint]
+    references: Mapping[str, Voiceprint]
+    enrolled: Enrolled  # held, so that other calls find it
 
 
 class ComparisonStage(RequestStage[CallComparison]):
@@ -54,7 +59,8 @@ class ComparisonStage(RequestStage[CallComparison]):
         await super().start(frame)
         self._watchlist = WatchlistFollower(self.settings)
         self._pinned = PinnedReferences(self.settings)
-        self._enrolled: dict[str, dict[str, Voiceprint]] = {}
+        self._enrolled: dict[str, Enrolled] = {}
+        self._kept_s: dict[tuple[int, bytes], float] = {}  # lists that were published, by partition
         await self._watchlist.start()
 
     def forget(self) -> None:
@@ -62,23 +68,39 @@ class ComparisonStage(RequestStage[CallComparison]):
         super().forget()
         self._pinned.forget()
         self._enrolled.clear()
+        self._kept_s.clear()
 
     async def prepare(self, begin: CallBegin, record: Record) -> None:
         """The watch list as the call met it first, whoever read the call then."""
         if begin.options.technologies is not None and _COMPARISON not in begin.options.technologies:
             return
-        pinned = (await self._pinned.of(record)).get(begin.call_id)
-        if pinned is None:
-            pinned = CallReferences(begin.call_id, {subject: pack(one) for subject, one in self._watchlist.entries.items()})
-            await self._pin(pinned, record.partition)
-        self._enrolled[begin.call_id] = {subject: unpack(packed) for subject, packed in pinned.voiceprints.items()}
+        met = await self._pinned.of_call(begin.call_id, record)
+        if met is None:
+            met = self._watchlist.now
+            await self._pin(begin.call_id, met, record.partition)
+        self._enrolled[begin.call_id] = met
 
-    async def _pin(self, pinned: CallReferences, partition: int) -> None:
-        # An empty list too: whoever meets the call again may find voices in it by then.
+    async def _pin(self, call_id: str, met: Enrolled, partition: int) -> None:
+        """Note what the call met. An empty list too: whoever meets the call again may find voices in it by then."""
+        if await self._is_kept(met, partition):
+            await self.publisher.publish([snapshot_record(CallReferences(call_id, met.digest), partition)])
+
+    async def _is_kept(self, met: Enrolled, partition: int) -> bool:
+        """Publish the list before the first call that met it, and now and then again: Kafka deletes what is old."""
+        place, now_s = (partition, met.digest), time.monotonic()
+        if now_s - self._kept_s.get(place, -math.inf) >= _KEPT_S:
+            is_kept = await self._keep(met, partition)
+            self._kept_s = {other: at_s for other, at_s in self._kept_s.items() if now_s - at_s < _KEPT_S}
+            self._kept_s[place] = now_s if is_kept else math.inf
+        return self._kept_s[place] < math.inf
+
+    async def _keep(self, met: Enrolled, partition: int) -> bool:
         try:
-            await self.publisher.publish([snapshot_record(pinned, partition)])
+            await self.publisher.publish([snapshot_record(EnrolledVoices(met.digest, met.packed), partition)])
         except RecordTooLargeError:
-            logger.warning("the watch list is too long to be kept with call %s: a replay would take it anew", pinned.call_id)
+            logger.warning("the watch list is too long to be kept with calls: a replay would take it as it is then")
+            return False
+        return True
 
     async def begin(self, begin: CallBegin, source: str, receipt: Receipt) -> None:
         """What the call is compared with is in its evidence from then on."""
@@ -95,14 +117,15 @@ class ComparisonStage(RequestStage[CallComparison]):
         """Comparison runs when it was asked for, or when the watch list holds something; then its task begins here."""
         if _COMPARISON in known_tasks(begin.options):
             return super().opening(begin, source)
-        if begin.options.technologies is not None or not self._enrolled.get(begin.call_id):
+        met = self._enrolled.get(begin.call_id)
+        if begin.options.technologies is not None or met is None or not met.packed:
             return None
         log = self._task_log(begin)
         return log, [log.pending(source)]
 
     def rejection(self, begin: CallBegin) -> TaskError | None:
         """References that are no voiceprints, or none at all."""
-        if not begin.options.compare_with and not self._enrolled[begin.call_id]:
+        if not begin.options.compare_with and not self._enrolled[begin.call_id].packed:
             message = "nothing to compare with: compare_with is empty, and so is the watch list"
             return rejected([ErrorDetail(["options", "compare_with"], message, "references.none")])
         try:
@@ -113,10 +136,10 @@ class ComparisonStage(RequestStage[CallComparison]):
 
     def new_evidence(self, begin: CallBegin) -> CallComparison:
         """A sum for each channel, and the references."""
-        found = self._enrolled[begin.call_id]
-        enrolled = {f"watchlist/{subject}": found[subject] for subject in sorted(found)}
+        enrolled = self._enrolled[begin.call_id]
         given = {} if self.rejection(begin) is not None else _given(begin)
-        return CallComparison([VoiceprintSum() for _ in range(begin.channels)], given | enrolled)
+        references = {**given, **enrolled.references} if given else enrolled.references
+        return CallComparison([VoiceprintSum() for _ in range(begin.channels)], references, enrolled)
 
     def add(self, evidence: CallComparison, heard: Print) -> bool:
         """Add an utterance to its channel."""

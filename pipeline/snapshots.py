@@ -2,13 +2,16 @@
 
 import logging
 import math
+from weakref import WeakValueDictionary
 
 import msgspec
 from aiokafka import ConsumerRecord
 
 from pipeline.partition_scan import PartitionScan
 from pipeline.records import UNDECODABLE, OutgoingRecord, Record
-from schemas.stream import CallEnded, CallOpened, CallReferences, CallSnapshot, SnapshotRecord
+from pipeline.scoring.enrolled import Enrolled
+from pipeline.settings import Settings
+from schemas.stream import CallEnded, CallOpened, CallReferences, CallSnapshot, EnrolledVoices, SnapshotRecord
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +24,7 @@ SavedCall = CallOpened | CallSnapshot | CallEnded
 
 # Compaction keeps the last record of a key. What must outlive a late word of a worker that was believed dead has a key of its
 # own; no call id begins with such a byte, since it is not UTF-8.
-_ENDED, _REFERENCES = b"\xff", b"\xfe"
+_ENDED, _REFERENCES, _LIST = b"\xff", b"\xfe", b"\xfd"
 
 
 def decode_snapshot(record: "ConsumerRecord[bytes, bytes]") -> SnapshotRecord | None:
@@ -62,6 +65,8 @@ class SavedCalls(PartitionScan[dict[str, SavedCall]]):
 
     def take(self, found: dict[str, SavedCall], record: "ConsumerRecord[bytes, bytes]", first: Record) -> None:  # noqa: ARG002 - of the base
         """Keep it if it is newer."""
+        if _is_of_a_list(record):
+            return
         saved = decode_snapshot(record)
         if isinstance(saved, SavedCall) and is_newer(saved, found.get(saved.call_id)):
             found[saved.call_id] = saved
@@ -71,30 +76,71 @@ class SavedCalls(PartitionScan[dict[str, SavedCall]]):
         return (await self.of(first)).pop(call_id, None)
 
 
-class PinnedReferences(PartitionScan[dict[str, CallReferences]]):
-    """The watch list as calls met it, for the calls of a `prints` partition."""
+class PinnedReferences(PartitionScan[dict[str, bytes]]):
+    """Which watch list the calls of a `prints` partition met, by its digest, and those lists."""
 
     topic = TOPIC
-    _newest: dict[str, bytes] | None = None
 
-    def empty(self) -> dict[str, CallReferences]:
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._lists: dict[bytes, dict[str, bytes]] = {}  # of all partitions; packed
+        self._voices: dict[bytes, bytes] = {}  # lists that follow each other share nearly all of theirs
+        self._in_use: WeakValueDictionary[bytes, Enrolled] = WeakValueDictionary()
+
+    def empty(self) -> dict[str, bytes]:
         """No calls."""
         return {}
 
-    def take(self, found: dict[str, CallReferences], record: "ConsumerRecord[bytes, bytes]", first: Record) -> None:  # noqa: ARG002
-        """Keep the first: what came behind it is a repetition."""
+    def forget(self) -> None:
+        """Also the lists: they come again with the partitions."""
+        super().forget()
+        self._lists.clear()
+        self._voices.clear()
+
+    def take(self, found: dict[str, bytes], record: "ConsumerRecord[bytes, bytes]", first: Record) -> None:  # noqa: ARG002
+        """Of a call keep the first: what came behind it is a repetition."""
+        if not _is_of_a_list(record):
+            return
         saved = decode_snapshot(record)
         if isinstance(saved, CallReferences):
-            if saved.voiceprints == self._newest:  # as of nearly every call: one copy is enough for all
-                saved = msgspec.structs.replace(saved, voiceprints=self._newest)
-            self._newest = saved.voiceprints
-            found.setdefault(saved.call_id, saved)
+            found.setdefault(saved.call_id, saved.digest)
+        elif isinstance(saved, EnrolledVoices) and saved.digest not in self._lists:
+            self._lists[saved.digest] = {
+                subject: self._voices.setdefault(packed, packed) for subject, packed in saved.voiceprints.items()
+            }
+
+    async def of_call(self, call_id: str, first: Record) -> Enrolled | None:
+        """The list that a call met; None when nobody has noted it, or Kafka has forgotten the list."""
+        digest = (await self.of(first)).get(call_id)
+        if digest is None:
+            return None
+        found = self._in_use.get(digest)
+        if found is None and (packed := self._lists.get(digest)) is not None:
+            found = Enrolled(packed)
+            self._in_use[digest] = found
+        return found
+
+
+def _is_of_a_list(record: "ConsumerRecord[bytes, bytes]") -> bool:
+    """Whether it is a watch list, or of one: they are large, so that whoever needs them not leaves them packed."""
+    return (record.key or b"")[:1] in (_LIST, _REFERENCES)
 
 
 def snapshot_record(saved: SnapshotRecord, partition: int) -> OutgoingRecord:
     """A `snapshots` record, in the partition of the same number as the records of the call that its writer reads."""
-    kind = _ENDED if isinstance(saved, CallEnded) else _REFERENCES if isinstance(saved, CallReferences) else b""
-    return OutgoingRecord(TOPIC, kind + saved.call_id.encode(), _ENCODER.encode(saved), partition=partition)
+    return OutgoingRecord(TOPIC, _key_of(saved), _ENCODER.encode(saved), partition=partition)
+
+
+def _key_of(saved: SnapshotRecord) -> bytes:
+    match saved:
+        case EnrolledVoices():
+            return _LIST + saved.digest
+        case CallReferences():
+            return _REFERENCES + saved.call_id.encode()
+        case CallEnded():
+            return _ENDED + saved.call_id.encode()
+        case _:
+            return saved.call_id.encode()
 
 
 def ended_records(saved: CallEnded, partition: int) -> list[OutgoingRecord]:

@@ -16,6 +16,7 @@ from pipeline.cancellation import stop_consumer
 from pipeline.delivery import describe_error
 from pipeline.membership import reader_fault
 from pipeline.records import UNDECODABLE
+from pipeline.scoring.enrolled import Enrolled, enrolled
 from pipeline.scoring.voiceprint import Voiceprint, decode
 from pipeline.settings import Settings
 from pipeline.whole_topic import open_topic
@@ -39,15 +40,23 @@ class _Word(NamedTuple):
 
 
 class WatchlistFollower:
-    """Every worker follows the whole list; `entries` maps subject ids to voiceprints."""
+    """Every worker follows the whole list; `entries` maps subject ids to voiceprints, `now` is all of it as it is."""
 
     def __init__(self, settings: Settings) -> None:
         self.entries: dict[str, Voiceprint] = {}
         self._topic = settings.topic("watchlist")
         self._settings = settings
         self._newest: dict[str, _Word] = {}
+        self._now: Enrolled | None = None
         self._consumer: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def now(self) -> Enrolled:
+        """The list as it is; the same object until it changes."""
+        if self._now is None:
+            self._now = enrolled(self.entries)
+        return self._now
 
     async def start(self) -> None:
         """Read the list to its end, then go on following it."""
@@ -81,7 +90,7 @@ class WatchlistFollower:
             await stop_consumer(consumer)
             raise
         # At once, so that no call meets half a list; what was removed while nobody followed may have left no trace.
-        self._consumer, self._newest = consumer, newest
+        self._consumer, self._newest, self._now = consumer, newest, None
         self.entries = {subject: word.voiceprint for subject, word in newest.items() if word.voiceprint is not None}
 
     def _is_all(self, consumer: AIOKafkaConsumer) -> bool:
@@ -105,6 +114,7 @@ class WatchlistFollower:
     def take(self, batches: _Batches) -> None:
         """Follow what has come."""
         for subject in _take(batches, self._newest):
+            self._now = None
             voiceprint = self._newest[subject].voiceprint
             if voiceprint is None:
                 self.entries.pop(subject, None)

@@ -149,17 +149,27 @@ class CallEnded(msgspec.Struct, frozen=True, tag="ended", tag_field="kind"):
     lost_sequences: list[tuple[int, int]]
 
 
-class CallReferences(msgspec.Struct, frozen=True, tag="references", tag_field="kind"):
-    """The watch list as it was when the comparison agent met the call, so that a replay compares with the same voices.
+class EnrolledVoices(msgspec.Struct, frozen=True, tag="enrolled", tag_field="kind"):
+    """A watch list as calls met it, on `snapshots` under a byte and its digest: once for all calls that met the same.
 
-    Packed voiceprints by subject id, on `snapshots` under `call id/references`.
+    Packed voiceprints by subject id, sorted by these; `digest` is the SHA-256 of their MessagePack.
     """
 
-    call_id: str
+    digest: bytes
     voiceprints: dict[str, bytes]
 
 
-SnapshotRecord = CallOpened | CallSnapshot | CallEnded | CallReferences
+class CallReferences(msgspec.Struct, frozen=True, tag="references", tag_field="kind"):
+    """The watch list that the comparison agent found when it met the call, so that a replay compares with the same voices.
+
+    The digest of an `EnrolledVoices`, on `snapshots` under a byte and the call id.
+    """
+
+    call_id: str
+    digest: bytes
+
+
+SnapshotRecord = CallOpened | CallSnapshot | CallEnded | EnrolledVoices | CallReferences
 
 
 class WatchlistEntry(msgspec.Struct, frozen=True, omit_defaults=True):

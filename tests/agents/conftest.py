@@ -8,6 +8,7 @@ import pytest
 from agents import comparison, extraction, gender, language, vad
 from pipeline.partition_scan import PartitionScan
 from pipeline.records import Record
+from pipeline.scoring.enrolled import Enrolled, enrolled
 from pipeline.settings import Settings
 from tests.harness import Bench, bench_settings, read_log
 
@@ -19,6 +20,10 @@ class EmptyWatchlist:
 
     def __init__(self, _settings: Settings) -> None:
         self.entries: dict[str, Any] = {}
+
+    @property
+    def now(self) -> Enrolled:
+        return enrolled(self.entries)
 
     async def start(self) -> None: ...
 

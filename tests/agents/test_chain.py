@@ -2,26 +2,15 @@
 
 import json
 import random
-import threading
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, cast
 
-import msgspec
-import numpy as np
-import pytest
-from aiokafka import ConsumerRecord
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.records import Record
-from pipeline.scoring.comparison import compare
-from pipeline.scoring.voiceprint import DIMENSION, Voiceprint, decode
-from pipeline.snapshots import PinnedReferences, snapshot_record
-from schemas.stream import CallReferences
+from pipeline.scoring.voiceprint import decode
 from schemas.tasks import Technology
 from tests.agents.conftest import OpenBench
-from tests.harness import Bench, bench_settings, media_headers, run, sample_audio
+from tests.harness import Bench, media_headers, run, sample_audio
 
 VAD = Technology.VOICE_ACTIVITY_DETECTION.value
 VOICEPRINT = Technology.VOICEPRINT_EXTRACTION.value
@@ -138,77 +127,6 @@ async def test_comparison_runs_against_the_voiceprints_given_with_the_call(open_
     assert (scores["columns_count"], scores["rows_count"]) == (2, 2)
     same_0, cross_01, cross_10, same_1 = scores["values"]
     assert min(same_0, same_1) > 0 > max(cross_01, cross_10)
-
-
-async def test_a_replay_compares_with_the_watch_list_as_the_call_met_it(open_bench: OpenBench) -> None:
-    random = np.random.default_rng(5)
-    entry = Voiceprint(random.standard_normal(DIMENSION).astype(np.float32), 3.0)
-    async with open_bench() as bench:
-        watchlist_of(bench).entries["anna"] = entry
-        await send(bench, sample_audio(0, 10))
-    assert bench.final("call-1", COMPARISON)["result"]["references"] == ["watchlist/anna"]
-    async with open_bench() as again:
-        again.log = bench.log
-        before = set(bench.log["results"])
-        watchlist_of(again).entries["bert"] = entry
-        for record in list(bench.log["prints"]):
-            await again.frames[-1].deliver(record)
-    assert {(one.key, one.value) for one in again.log["results"]} == {(one.key, one.value) for one in before}
-
-
-@pytest.mark.parametrize("options", [{}, {"technologies": [COMPARISON]}], ids=["default", "asked"])
-async def test_a_replay_knows_that_the_watch_list_was_empty(open_bench: OpenBench, options: dict[str, Any]) -> None:
-    """Whoever enrols a voice later changes nothing that was said of the call."""
-    async with open_bench() as bench:
-        await send(bench, sample_audio(0, 10), options=json.dumps(options))
-    async with open_bench() as again:
-        again.log = bench.log
-        before = {(one.key, one.value) for one in bench.log["results"]}
-        entry = Voiceprint(np.random.default_rng(5).standard_normal(DIMENSION).astype(np.float32), 3.0)
-        watchlist_of(again).entries["anna"] = entry
-        for record in list(bench.log["prints"]):
-            await again.frames[-1].deliver(record)
-    assert {(one.key, one.value) for one in again.log["results"]} == before
-
-
-def test_calls_share_one_copy_of_their_watch_list(tmp_path: Path) -> None:
-    """A takeover reads the lists of a day's calls."""
-    pinned = PinnedReferences(bench_settings(tmp_path))
-    lists = [{"anna": b"1"}, {"anna": b"1"}, {"anna": b"1", "bert": b"2"}, {"anna": b"1", "bert": b"2"}]
-    found: dict[str, CallReferences] = {}
-    first = Record("prints", 0, 0, b"", b"", (), 0.0)
-    for number, one in enumerate(lists):
-        made = snapshot_record(CallReferences(f"call-{number}", one), 0)
-        record = msgspec.structs.replace(first, key=made.key, value=made.value)
-        pinned.take(found, cast("ConsumerRecord[bytes, bytes]", record), first)
-    assert [one.voiceprints for one in found.values()] == lists
-    assert len({id(one.voiceprints) for one in found.values()}) == 2
-
-
-@pytest.mark.parametrize(("count", "in_loop"), [(1, True), (101, False)])
-async def test_a_long_watch_list_is_compared_in_a_thread_of_its_own(
-    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch, count: int, in_loop: bool
-) -> None:
-    """Other calls would wait for it."""
-    threads: set[int] = set()
-
-    def compared(*arguments: Any) -> Any:
-        threads.add(threading.get_ident())
-        return compare(*arguments)
-
-    monkeypatch.setattr("agents.comparison.compare", compared)
-    random = np.random.default_rng(5)
-    async with open_bench() as bench:
-        entries = watchlist_of(bench).entries
-        entries |= {str(n): Voiceprint(random.standard_normal(DIMENSION).astype(np.float32), 3.0) for n in range(count)}
-        await send(bench, sample_audio(0, 10))
-    assert len(bench.final("call-1", COMPARISON)["result"]["references"]) == count
-    assert threads
-    assert (threading.get_ident() in threads) is in_loop
-
-
-def watchlist_of(bench: Bench) -> Any:
-    return bench.frames[-1].stage._watchlist  # type: ignore[attr-defined]
 
 
 async def test_only_the_technologies_that_were_asked_for_run(open_bench: OpenBench) -> None:

@@ -55,7 +55,7 @@ _REQUESTS, _RESULTS, _WATCHLIST = golden_json("requests-"), golden_json("results
 _OPTIONS = golden_json("options")
 _SPEECH = golden_msgpack("begin", "draft", "utterance", "end.", "fault")
 _PRINTS = golden_msgpack("begin", "print", "end.", "fault")
-_SNAPSHOTS = golden_msgpack("opened", "snapshot", "ended", "references")
+_SNAPSHOTS = golden_msgpack("opened", "snapshot", "ended", "enrolled", "references")
 
 _KEYS = (None, b"", b"\xff\xfe", b"\x00", b"k" * 129, b"k" * 50_000, "é".encode() * 128, b"\xed\xa0\x80", b"../x", b'"')
 _HEADER_VALUES = (

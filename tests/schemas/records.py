@@ -51,6 +51,7 @@ from schemas.stream import (
     CallReferences,
     CallSnapshot,
     Draft,
+    EnrolledVoices,
     Fault,
     Print,
     PrintRecord,
@@ -190,7 +191,8 @@ MSGPACK_RECORDS = {
         CallSnapshot(CALL_ID, ASSEMBLY, 99, 200, [b"detector"], [[(500, 2000)], []], 7, "correlation-1", 31), SnapshotRecord
     ),
     "opened": Golden(CallOpened(CALL_ID, 30), SnapshotRecord),
-    "references": Golden(CallReferences(CALL_ID, {"anna": b"voiceprint"}), SnapshotRecord),
+    "enrolled": Golden(EnrolledVoices(bytes(range(32)), {"anna": b"voiceprint"}), SnapshotRecord),
+    "references": Golden(CallReferences(CALL_ID, bytes(range(32))), SnapshotRecord),
     "ended": Golden(CallEnded(CALL_ID, 42, [(3, 5)]), SnapshotRecord),
     "fault": Golden(Fault(CALL_ID, "a fault"), SpeechRecord),
 }

@@ -1,0 +1,129 @@
+"""What calls are compared with: the watch list as they met it, kept once for all that met the same."""
+
+import json
+import threading
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from agents import comparison
+from pipeline.scoring.comparison import compare
+from pipeline.scoring.voiceprint import DIMENSION, Voiceprint
+from tests.agents.conftest import OpenBench
+from tests.agents.test_chain import COMPARISON, send
+from tests.harness import Bench, media_headers, sample_audio
+
+
+def watchlist_of(bench: Bench) -> Any:
+    return bench.frames[-1].stage._watchlist  # type: ignore[attr-defined]
+
+
+def voices(count: int) -> dict[str, Voiceprint]:
+    random = np.random.default_rng(5)
+    return {str(n): Voiceprint(random.standard_normal(DIMENSION).astype(np.float32), 3.0) for n in range(count)}
+
+
+def kinds(bench: Bench) -> list[str]:
+    """Of what is on `snapshots`."""
+    return [msgspec.msgpack.decode(one.value)["kind"] for one in bench.log["snapshots"] if one.value]
+
+
+async def begin_calls(bench: Bench, *call_ids: str) -> None:
+    for call_id in call_ids:
+        await bench.produce("media", call_id.encode(), sample_audio(0, 5), media_headers(0))
+
+
+async def test_a_replay_compares_with_the_watch_list_as_the_call_met_it(open_bench: OpenBench) -> None:
+    random = np.random.default_rng(5)
+    entry = Voiceprint(random.standard_normal(DIMENSION).astype(np.float32), 3.0)
+    async with open_bench() as bench:
+        watchlist_of(bench).entries["anna"] = entry
+        await send(bench, sample_audio(0, 10))
+    assert bench.final("call-1", COMPARISON)["result"]["references"] == ["watchlist/anna"]
+    async with open_bench() as again:
+        again.log = bench.log
+        before = set(bench.log["results"])
+        watchlist_of(again).entries["bert"] = entry
+        for record in list(bench.log["prints"]):
+            await again.frames[-1].deliver(record)
+    assert {(one.key, one.value) for one in again.log["results"]} == {(one.key, one.value) for one in before}
+
+
+@pytest.mark.parametrize("options", [{}, {"technologies": [COMPARISON]}], ids=["default", "asked"])
+async def test_a_replay_knows_that_the_watch_list_was_empty(open_bench: OpenBench, options: dict[str, Any]) -> None:
+    """Whoever enrols a voice later changes nothing that was said of the call."""
+    async with open_bench() as bench:
+        await send(bench, sample_audio(0, 10), options=json.dumps(options))
+    async with open_bench() as again:
+        again.log = bench.log
+        before = {(one.key, one.value) for one in bench.log["results"]}
+        entry = Voiceprint(np.random.default_rng(5).standard_normal(DIMENSION).astype(np.float32), 3.0)
+        watchlist_of(again).entries["anna"] = entry
+        for record in list(bench.log["prints"]):
+            await again.frames[-1].deliver(record)
+    assert {(one.key, one.value) for one in again.log["results"]} == before
+
+
+async def test_calls_share_one_copy_of_their_watch_list(open_bench: OpenBench) -> None:
+    """On Kafka, where a takeover reads a day's, and in memory, whoever read it from there."""
+    entries, met = voices(2), {"a": ["0"], "b": ["0"], "c": ["0", "1"], "d": ["0", "1"]}
+    async with open_bench() as bench:
+        for call_id, names in met.items():
+            watchlist_of(bench).entries = {name: entries[name] for name in names}
+            await begin_calls(bench, call_id)
+    kept = kinds(bench)
+    assert (kept.count("enrolled"), kept.count("references")) == (2, 4)
+    async with open_bench() as again:
+        again.log = bench.log
+        for record in list(bench.log["prints"]):
+            await again.frames[-1].deliver(record)
+        references = [again.frames[-1].stage._calls[call_id].evidence.references for call_id in met]  # type: ignore[attr-defined]
+    assert [list(one) for one in references] == [[f"watchlist/{name}" for name in names] for names in met.values()]
+    assert len({id(one) for one in references}) == 2
+    assert kinds(bench) == kept
+
+
+@pytest.mark.parametrize(("count", "in_loop"), [(1, True), (101, False)])
+async def test_a_long_watch_list_is_compared_in_a_thread_of_its_own(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch, count: int, in_loop: bool
+) -> None:
+    """Other calls would wait for it."""
+    threads: set[int] = set()
+
+    def compared(*arguments: Any) -> Any:
+        threads.add(threading.get_ident())
+        return compare(*arguments)
+
+    monkeypatch.setattr("agents.comparison.compare", compared)
+    async with open_bench() as bench:
+        watchlist_of(bench).entries = voices(count)
+        await send(bench, sample_audio(0, 10))
+    assert len(bench.final("call-1", COMPARISON)["result"]["references"]) == count
+    assert threads
+    assert (threading.get_ident() in threads) is in_loop
+
+
+async def test_a_list_is_kept_again_before_kafka_deletes_it(open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_bench() as bench:
+        watchlist_of(bench).entries = voices(2)
+        await begin_calls(bench, "one", "two")
+        monkeypatch.setattr(comparison, "_KEPT_S", 0.0)
+        await begin_calls(bench, "three")
+    assert [kind for kind in kinds(bench) if kind in ("enrolled", "references")] == [
+        *("enrolled", "references", "references"),
+        *("enrolled", "references"),
+    ]
+
+
+async def test_a_list_that_no_record_can_hold_is_not_kept_and_harms_no_call(
+    open_bench: OpenBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_bench() as bench:
+        watchlist_of(bench).entries = voices(1200)
+        await begin_calls(bench, "one", "two")
+        assert {"enrolled", "references"} & set(kinds(bench)) == set()
+        assert len(bench.frames[-1].stage._calls["two"].evidence.references) == 1200  # type: ignore[attr-defined]
+    assert caplog.text.count("too long to be kept") == 1
+    assert bench.dead_letters() == []
