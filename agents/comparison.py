@@ -60,6 +60,7 @@ class ComparisonStage(RequestStage[CallComparison]):
         self._watchlist = WatchlistFollower(self.settings)
         self._pinned = PinnedReferences(self.settings)
         self._enrolled: dict[str, Enrolled] = {}
+        self._too_long: Enrolled | None = None
         self._kept_s: dict[tuple[int, bytes], float] = {}  # lists that were published, by partition
         await self._watchlist.start()
 
@@ -76,31 +77,29 @@ class ComparisonStage(RequestStage[CallComparison]):
             return
         met = await self._pinned.of_call(begin.call_id, record)
         if met is None:
-            met = self._watchlist.now
+            met = self._pinned.shared(self._watchlist.now)
             await self._pin(begin.call_id, met, record.partition)
         self._enrolled[begin.call_id] = met
 
     async def _pin(self, call_id: str, met: Enrolled, partition: int) -> None:
         """Note what the call met. An empty list too: whoever meets the call again may find voices in it by then."""
-        if await self._is_kept(met, partition):
+        if met is self._too_long:
+            return
+        try:
+            await self._keep(met, partition)
+        except RecordTooLargeError:
+            logger.warning("the watch list is too long to be kept with calls: a replay would take it as it is then")
+            self._too_long = met
+        else:
             await self.publisher.publish([snapshot_record(CallReferences(call_id, met.digest), partition)])
 
-    async def _is_kept(self, met: Enrolled, partition: int) -> bool:
+    async def _keep(self, met: Enrolled, partition: int) -> None:
         """Publish the list before the first call that met it, and now and then again: Kafka deletes what is old."""
         place, now_s = (partition, met.digest), time.monotonic()
         if now_s - self._kept_s.get(place, -math.inf) >= _KEPT_S:
-            is_kept = await self._keep(met, partition)
-            self._kept_s = {other: at_s for other, at_s in self._kept_s.items() if now_s - at_s < _KEPT_S}
-            self._kept_s[place] = now_s if is_kept else math.inf
-        return self._kept_s[place] < math.inf
-
-    async def _keep(self, met: Enrolled, partition: int) -> bool:
-        try:
             await self.publisher.publish([snapshot_record(EnrolledVoices(met.digest, met.packed), partition)])
-        except RecordTooLargeError:
-            logger.warning("the watch list is too long to be kept with calls: a replay would take it as it is then")
-            return False
-        return True
+            self._kept_s = {other: at_s for other, at_s in self._kept_s.items() if now_s - at_s < _KEPT_S}
+            self._kept_s[place] = now_s
 
     async def begin(self, begin: CallBegin, source: str, receipt: Receipt) -> None:
         """What the call is compared with is in its evidence from then on."""

@@ -237,11 +237,13 @@ class VadStage:
         idle = [call for call in waiting if self._has_waited(call)]
         caught_up = {place: await self._frame.is_caught_up(*place) for place in {call.place for call in idle}}
         for call in idle:
-            if caught_up[call.place]:
+            if caught_up[call.place] and self._has_waited(call):  # Kafka may have come back while it was asked
                 await self._end_unless_heard(call, call.last_arrival_s)
 
     def _has_waited(self, call: VadCall) -> bool:
-        since_s = max(call.last_arrival_s, self._frame.answering_since_s(*call.place))
+        since_s = call.last_arrival_s
+        if not call.options.is_file:  # a file's patience is a day, as that of the agents behind is
+            since_s = max(since_s, self._frame.answering_since_s(*call.place))
         return time.monotonic() - since_s >= call.patience_s
 
     async def _end_unless_heard(self, call: VadCall, arrival_s: float) -> None:

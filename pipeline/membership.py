@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 
@@ -130,18 +131,22 @@ class Lease:
         self._group = group
         self._session_timeout_s = session_timeout_s
         self._ends_s = 0.0
-        self._asked_at_s = 0.0
-        self.answering_since_s = 0.0  # on the monotonic clock; a break is half a session timeout without an answer, or more
+        self._asked_at_s = -math.inf
+        self._answering_since_s = 0.0
         self._has_said = False
         self._is_waived = False
 
     def renew(self, asked_at_s: float) -> None:
         """Kafka has answered a request that was sent then (on the monotonic clock)."""
-        if asked_at_s - self._asked_at_s > self._session_timeout_s / 2:
-            self.answering_since_s = time.monotonic()
+        self._answering_since_s = self.answering_since_s()
         self._asked_at_s = asked_at_s
         self._ends_s = asked_at_s + self._session_timeout_s
         self._has_said = False
+
+    def answering_since_s(self) -> float:
+        """Since when Kafka has answered, on the monotonic clock; half a session timeout without an answer is a break."""
+        now_s = time.monotonic()
+        return now_s if now_s - self._asked_at_s > self._session_timeout_s / 2 else self._answering_since_s
 
     def waive(self) -> None:
         """The process ends: what is in work is said without asking, since heartbeats may have ended before it."""

@@ -14,7 +14,7 @@ from faust.types.tuples import Message
 from pipeline.breaker import Breaker, BreakerOpenError
 from pipeline.cancellation import uncancelled
 from pipeline.consumer import StageApp, StageConsumer
-from pipeline.delivery import DeliveryWindow, Receipt, describe_error
+from pipeline.delivery import Acknowledge, DeliveryWindow, Receipt, describe_error
 from pipeline.membership import Lease, has_lost_partitions, is_member
 from pipeline.publishing import FaustPublisher, Publisher, dead_letter
 from pipeline.records import Record, shown_key
@@ -58,8 +58,7 @@ class StageRunner:
         self._window = DeliveryWindow(settings.in_flight, self._crash)
         self._last_seen: dict[tuple[str, int], tuple[int, float]] = {}
         self._unanswered_s: dict[tuple[str, int], float] = {}
-        # One for each partition, not for each record: many receipts may be held.
-        self._acknowledger = functools.cache(lambda place: functools.partial(self._consumer.acknowledge, place))
+        self._acknowledgers: dict[TP, Acknowledge] = {}
         self._attach()
 
     def _attach(self) -> None:
@@ -80,11 +79,16 @@ class StageRunner:
         record = to_record(message)
         place = (record.topic, record.partition)
         self._last_seen[place] = (record.offset, time.monotonic())
-        message.value = None  # the record's audio must not stay in memory with the message
         committed = self._consumer._committed_offset.get(message.tp)
         receipt = self._window.issue(place, record.offset, self._acknowledger(message.tp), committed)
         if receipt is not None:
             await self._window.lanes.submit(record.key or b"", lambda: self._process(record, receipt))
+
+    def _acknowledger(self, place: TP) -> Acknowledge:
+        """One for each partition, not for each record: many receipts may be held."""
+        if place not in self._acknowledgers:
+            self._acknowledgers[place] = functools.partial(self._consumer.acknowledge, place)
+        return self._acknowledgers[place]
 
     async def _process(self, record: Record, receipt: Receipt) -> None:
         key = record.key or b""
@@ -159,7 +163,7 @@ class StageRunner:
 
     def answering_since_s(self, topic: str, partition: int) -> float:
         """Since when Kafka has answered, as far as it was asked: before that nobody could send anything."""
-        return max(self._lease.answering_since_s, self._unanswered_s.get((topic, partition), 0.0))
+        return max(self._lease.answering_since_s(), self._unanswered_s.get((topic, partition), 0.0))
 
     async def _end_and_position(self, place: TP) -> tuple[int, int]:
         end = (await self.app.consumer.highwaters(place))[place]

@@ -114,11 +114,13 @@ class PinnedReferences(PartitionScan[dict[str, bytes]]):
         digest = (await self.of(first)).get(call_id)
         if digest is None:
             return None
-        found = self._in_use.get(digest)
-        if found is None and (packed := self._lists.get(digest)) is not None:
-            found = Enrolled(packed)
-            self._in_use[digest] = found
-        return found
+        if digest in self._lists and digest not in self._in_use:
+            return self.shared(Enrolled(self._lists[digest]))
+        return self._in_use.get(digest)
+
+    def shared(self, met: Enrolled) -> Enrolled:
+        """This list, or the equal one that another call holds."""
+        return self._in_use.setdefault(met.digest, met)
 
 
 def _is_of_a_list(record: "ConsumerRecord[bytes, bytes]") -> bool:

@@ -90,8 +90,9 @@ class WatchlistFollower:
             await stop_consumer(consumer)
             raise
         # At once, so that no call meets half a list; what was removed while nobody followed may have left no trace.
-        self._consumer, self._newest, self._now = consumer, newest, None
-        self.entries = {subject: word.voiceprint for subject, word in newest.items() if word.voiceprint is not None}
+        self._consumer, self._now = consumer, None
+        self._newest = {subject: word for subject, word in newest.items() if word.voiceprint is not None}
+        self.entries = {subject: word.voiceprint for subject, word in self._newest.items() if word.voiceprint is not None}
 
     def _is_all(self, consumer: AIOKafkaConsumer) -> bool:
         """Whether what this one follows is all there is: subjects move to partitions that are added."""
@@ -117,6 +118,7 @@ class WatchlistFollower:
             self._now = None
             voiceprint = self._newest[subject].voiceprint
             if voiceprint is None:
+                del self._newest[subject]
                 self.entries.pop(subject, None)
             else:
                 self.entries[subject] = voiceprint
@@ -144,11 +146,11 @@ def _take(batches: _Batches, newest: dict[str, _Word]) -> list[str]:
 
     What was said of a subject before partitions were added lies in another partition than what is said now.
     """
-    changed = []
+    changed: dict[str, None] = {}
     for record in itertools.chain.from_iterable(batches.values()):
         subject, word = _subject_of(record), _word_of(record)
         known = newest.get(subject)
         if word and (known is None or known.partition == word.partition or known.timestamp_ms <= word.timestamp_ms):
             newest[subject] = word
-            changed.append(subject)
-    return changed
+            changed[subject] = None
+    return list(changed)

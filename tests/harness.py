@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from pathlib import Path
@@ -34,10 +35,13 @@ class LocalFrame:
         self.bench = bench
         self.caught_up = True
         self.answering_s = -math.inf
+        self.answers_again = False
         self.order: dict[str, PartitionOrder] = defaultdict(PartitionOrder)
         self.acknowledged: dict[str, list[int]] = defaultdict(list)
 
     async def is_caught_up(self, topic: str, partition: int) -> bool:
+        if self.answers_again:
+            self.answering_s = time.monotonic()
         return self.caught_up
 
     def answering_since_s(self, topic: str, partition: int) -> float:

@@ -1,7 +1,6 @@
 """What the watchdog looks at: aiokafka parks a coordinator's error, and Faust never asks for it."""
 
 import asyncio
-import time
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,6 +8,7 @@ import pytest
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.producer.sender import Sender
 
+from pipeline import membership
 from pipeline.app import build_app
 from pipeline.membership import Lease, consumer_fault, is_member, producer_fault
 from pipeline.settings import Settings
@@ -118,17 +118,21 @@ async def test_a_lease_lasts_for_a_session_timeout_behind_an_answered_heartbeat(
     task.cancel()
 
 
-def test_a_lease_knows_since_when_kafka_has_answered() -> None:
+def test_a_lease_knows_since_when_kafka_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [1000.0]
+    monkeypatch.setattr(membership, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
     lease = Lease(session_timeout_s=10.0)
-    began_s = time.monotonic()
+    assert lease.answering_since_s() == 1000.0
     lease.renew(1000.0)
-    first_s = lease.answering_since_s
-    assert first_s >= began_s
-    for asked_at_s in (1004.9, 1009.8):
-        lease.renew(asked_at_s)
-    assert lease.answering_since_s == first_s
-    lease.renew(1015.0)
-    assert lease.answering_since_s > first_s
+    for now_s[0] in (1004.0, 1008.0):
+        lease.renew(now_s[0])
+        assert lease.answering_since_s() == 1000.0
+    now_s[0] = 1014.0  # it does not answer, nor does it when it has been asked again
+    assert lease.answering_since_s() == 1014.0
+    now_s[0] = 1020.0
+    lease.renew(1019.0)
+    now_s[0] = 1022.0
+    assert lease.answering_since_s() == 1020.0
 
 
 def test_looking_makes_no_consumer(monkeypatch: pytest.MonkeyPatch) -> None:

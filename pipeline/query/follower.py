@@ -131,14 +131,20 @@ class Follower:
         async with asyncio.timeout(2 * PROBE_TIMEOUT_S) as deadline, _admin(self._settings) as admin:
             cluster = await admin.describe_cluster()
             partitions = await described_partitions(admin, self._topic)
-            if await self._view.aside(self._view.bind, f"{cluster['cluster_id']}/{self._topic}"):
-                self.complete.clear()
-                self._hub.lose_track()
+            await self._bind(f"{cluster['cluster_id']}/{self._topic}")
             async with self._consumer(partitions) as consumer:
                 self._catching_up = self._last_ends = await consumer.end_offsets(partitions)
                 deadline.reschedule(None)
                 self.problem = None
                 await self._follow(admin, consumer, partitions)
+
+    async def _bind(self, source: str) -> None:
+        was_complete = self.complete.is_set()
+        self.complete.clear()  # before it is emptied, which it may be
+        if await self._view.aside(self._view.bind, source):
+            self._hub.lose_track()
+        elif was_complete:
+            self.complete.set()
 
     @contextlib.asynccontextmanager
     async def _consumer(self, partitions: list[TopicPartition]) -> AsyncIterator[AIOKafkaConsumer]:

@@ -42,7 +42,7 @@ REFUSALS = {
     HTTPStatus.TOO_MANY_REQUESTS: "Rate limit exceeded.",
     HTTPStatus.INTERNAL_SERVER_ERROR: "Service error.",
     HTTPStatus.INSUFFICIENT_STORAGE: "Storage capacity exceeded.",
-    HTTPStatus.SERVICE_UNAVAILABLE: "Too many waits and event streams.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Too many waits and event streams, or not all tasks are known yet.",
 }
 LOCATION_HEADERS = [
     ResponseHeader(name=name, description="Where to poll for the task's state and result", documentation_only=True)

@@ -197,9 +197,14 @@ async def test_no_call_is_ended_for_what_it_could_not_send(open_bench: OpenBench
         vad.answering_s = time.monotonic() - 10.0
         await bench.tick()
         assert bench.final("c", VAD)["task"]["state"] == "running"
+        vad.answering_s -= 60.0
+        vad.answers_again = True  # while it is asked
+        await bench.tick()
+        assert bench.final("c", VAD)["task"]["state"] == "running"
+        vad.answers_again = False
         await bench.produce("media", b"c", sample_audio(2, 4), media_headers(1))
         cast(Any, vad.stage)._calls["c"].last_arrival_s -= 70.0
-        vad.answering_s -= 21.0
+        vad.answering_s -= 31.0
         await bench.tick()
     assert bench.final("c", VAD)["task"]["state"] == "done"
     assert bench.dead_letters() == []

@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[att
 
 from pipeline.broker import EmbeddedBroker
 from pipeline.cancellation import stop_consumer
+from pipeline.query import tasks
 from pipeline.query.app import Service, running
 from pipeline.query.starter import INLINE_BYTES
 from pipeline.query.view import TaskRow, View
@@ -162,7 +163,8 @@ async def has_status(client: httpx.AsyncClient, path: str, status: int) -> bool:
     return (await client.get(path)).status_code == status
 
 
-async def test_no_task_is_unknown_before_all_are_known(settings: Settings) -> None:
+async def test_no_task_is_unknown_before_all_are_known(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "CATCH_UP_S", PATIENCE_S)
     task_id = str(uuid.uuid4())
     path = f"{API}/{VAD.value}/{task_id}"
     await publish(settings, [(task_id, transition(task_id, 0, "pending"))])
