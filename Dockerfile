@@ -4,8 +4,8 @@ FROM python:3.12-slim AS packages
 WORKDIR /src
 RUN python -m venv /opt/callstream
 ENV PATH=/opt/callstream/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-COPY requirements.lock ./
-RUN pip install --require-hashes -r requirements.lock
+COPY requirements.runtime.lock ./
+RUN pip install --require-hashes -r requirements.runtime.lock
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY schemas schemas
 COPY pipeline pipeline

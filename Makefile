@@ -16,6 +16,9 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --no-input install -
 COUNT := n=0; while read -r word _; do [ "$$word" != Collecting ] || { n=$$((n + 1)); \
   [ $$((n % 25)) -ne 0 ] || $(SAY) "  $$n packages"; }; done
 
+COMPILE := $(BIN)/uv pip compile pyproject.toml --generate-hashes --universal --python-version 3.11 \
+  --no-emit-index-url --no-header --no-annotate --quiet
+
 FAULTS_REPORT := build/faults.jsonl
 ACCURACY_DATA ?= ../shared/speech
 EVALUATE = $(BIN)/callstream evaluate --output build/accuracy $(ACCURACY_ARGS)
@@ -76,9 +79,9 @@ $(STAMP): requirements.lock pyproject.toml $(MOVED)
 
 lock: setup ## resolve pyproject.toml into requirements.lock (LOCK_ARGS=--upgrade)
 	@$(BIN)/python -m pip show -q uv 2>/dev/null || { $(SAY) "installing uv"; $(PIP) -q uv; }
-	@$(BIN)/uv pip compile pyproject.toml --extra dev --generate-hashes --universal --python-version 3.11 $(LOCK_ARGS) \
-	  --no-emit-index-url --no-header --no-annotate --quiet -o requirements.lock
-	@$(SAY) "requirements.lock: $$(grep -c == requirements.lock) packages; run make test"
+	@$(COMPILE) --extra dev $(LOCK_ARGS) -o requirements.lock
+	@$(COMPILE) --constraint requirements.lock -o requirements.runtime.lock
+	@$(SAY) "requirements.lock: $$(grep -c == requirements.lock) packages, $$(grep -c == requirements.runtime.lock) of them in the image; run make test"
 
 clean: ## remove the virtual environment and everything built or cached in this folder
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -21,6 +21,7 @@ from pipeline.health import HealthServer
 from pipeline.membership import Lease, consumer_fault, producer_fault
 from pipeline.runner import StageRunner
 from pipeline.settings import Settings
+from pipeline.topics import MAX_DEAD_LETTER_BYTES
 from pipeline.whole_topic import LOOK_ROUND_MS
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def build_app(name: str, settings: Settings) -> StageApp:
         consumer_auto_offset_reset="earliest",
         producer_acks=-1,
         producer_linger_ms=0,
-        producer_max_request_size=34 * 1_048_576,  # dead letters
+        producer_max_request_size=MAX_DEAD_LETTER_BYTES + 1_048_576,
         producer_request_timeout=30.0,
         consumer_max_fetch_size=4 * 1_048_576,
         consumer_metadata_max_age_ms=LOOK_ROUND_MS,
@@ -85,12 +86,11 @@ def build_app(name: str, settings: Settings) -> StageApp:
 class CallstreamWorker(mode.Worker):
     """Runs several stages, each on its own app, in one process."""
 
-    def __init__(self, runners: Sequence[StageRunner], settings: Settings) -> None:
-        self.runners = runners
+    def __init__(self, runners: Sequence[StageRunner], settings: Settings, health: HealthServer) -> None:
+        self.runners, self.health = runners, health
         self._grace_period_s = settings.grace_period_s
         # mode keeps a loop of its own from before any loop ran; its services must all live on that one.
         super().__init__(quiet=True, override_logging=False, redirect_stdouts=False, loop=get_event_loop())
-        self.health = HealthServer(runners, settings)
 
     async def on_first_start(self) -> None:
         """Load the stages before any record is read, then start the apps side by side."""

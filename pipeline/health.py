@@ -1,6 +1,8 @@
-"""A worker's health over HTTP: /health, /ready and /metrics, on loopback."""
+"""A worker's health over HTTP: /health, /ready and /metrics."""
 
 import logging
+import os
+import socket
 from collections.abc import Sequence
 
 import msgspec
@@ -13,16 +15,16 @@ from pipeline.stage import Counting
 
 logger = logging.getLogger(__name__)
 
-_HOST = "127.0.0.1"
 _AGES_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
 
 class HealthServer:
-    """Serves what the runners say of themselves; not started when the port is 0."""
+    """Serves what the runners say of themselves, also one time after the other; nothing when the port is 0."""
 
     def __init__(self, runners: Sequence[StageRunner], settings: Settings) -> None:
+        """Takes the port. Raises OSError with one line that says what to change."""
         self._runners = runners
-        self._port = settings.worker_port
+        self._listener = _listener(settings) if settings.worker_port else None
         self._runner: web.AppRunner | None = None
         self._registry = CollectorRegistry()
         self._gauges: dict[str, Gauge] = {}
@@ -30,8 +32,8 @@ class HealthServer:
         self._ages = Histogram("callstream_record_age_seconds", text, ["agent"], registry=self._registry, buckets=_AGES_S)
 
     async def start(self) -> None:
-        """Listen. Raises OSError when the port is taken."""
-        if self._port == 0:
+        """Answer."""
+        if self._listener is None:
             return
         for runner in self._runners:
             runner.observe_age = self._ages.labels(runner.stage.name).observe
@@ -39,10 +41,10 @@ class HealthServer:
         app.add_routes([web.get("/health", self._health), web.get("/ready", self._ready), web.get("/metrics", self._metrics)])
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, _HOST, self._port).start()
+        await web.SockSite(self._runner, self._listener.dup()).start()  # which it closes
 
     async def stop(self) -> None:
-        """Stop listening."""
+        """Stop answering."""
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -72,3 +74,13 @@ class HealthServer:
             for name, count in counts.items():
                 self._gauge(name).labels(runner.stage.name).set(count)
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _listener(settings: Settings) -> socket.socket:
+    host, port = settings.worker_host, settings.worker_port
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        advice = "choose another CALLSTREAM_WORKER_HOST or CALLSTREAM_WORKER_PORT; each worker of a machine needs its own"
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error  # names that lead nowhere count down
+        raise OSError(f"cannot listen on {host}:{port} ({why}): {advice}") from error

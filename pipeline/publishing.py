@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import faust
-import msgspec
 import stamina
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError, UnknownTopicOrPartitionError
 from faust.exceptions import ProducerSendError
@@ -112,26 +111,37 @@ def _offset_of(sent: int | BaseException) -> int:
     return sent
 
 
-def dead_letter(record: Record, stage: str, error_type: DeadLetterType, message: str) -> OutgoingRecord:
-    """A `dead-letters` record: key and value untouched, the original headers kept behind the new ones.
-
-    A value that is too large is left out, and an empty one stands where there is neither key nor value. With headers or a key
-    that leave no room beside it even so (a producer that compresses gets them past Kafka's limit) only what we say is kept.
-    """
-    added: Mapping[Header, str] = {
+def _reasons(record: Record, stage: str, error_type: DeadLetterType, message: str) -> dict[Header, str]:
+    return {
         Header.ERROR_TYPE: error_type.value,
         Header.ERROR_MESSAGE: message[:_MAX_MESSAGE_CHARS],
         Header.STAGE: stage,
         Header.SOURCE: record.source,
     }
-    kept = tuple((f"{ORIGINAL}{name}" if name in added else name, value) for name, value in record.headers)
-    left_out = (Header.VALUE_LEFT_OUT.value, f"{len(record.value or b'')} bytes".encode())
-    letter = OutgoingRecord("dead-letters", record.key, record.value, headers_of(added) + kept)
+
+
+def dead_letter(record: Record, stage: str, error_type: DeadLetterType, message: str) -> OutgoingRecord:
+    """A `dead-letters` record: key and value untouched, the original headers kept behind the new ones.
+
+    A value that is too large is left out, and an empty one stands where there is neither key nor value.
+    """
+    reasons: Mapping[Header, str] = _reasons(record, stage, error_type, message)
+    kept = tuple((f"{ORIGINAL}{name}" if name in reasons else name, value) for name, value in record.headers)
     if len(record.value or b"") > _MAX_BURIED_BYTES:
-        letter = OutgoingRecord("dead-letters", record.key, None, (*letter.headers, left_out))
-    if record_bytes(letter) > MAX_DEAD_LETTER_BYTES:
-        key = None if record.key is None else record.key[:_MAX_KEY_BYTES]
-        letter = OutgoingRecord("dead-letters", key, None, (*headers_of(added), left_out))
-    if letter.key is None and letter.value is None:
-        letter = msgspec.structs.replace(letter, value=b"")  # aiokafka sends no record that has neither
-    return letter
+        return _letter(record.key, None, headers_of(reasons) + kept + _left_out(record))
+    return _letter(record.key, record.value, headers_of(reasons) + kept)
+
+
+def bare_letter(record: Record, stage: str, error_type: DeadLetterType, message: str) -> OutgoingRecord:
+    """One of which Kafka takes no more: a producer that compresses gets keys and headers past its limit that are larger."""
+    key = None if record.key is None else record.key[:_MAX_KEY_BYTES]
+    return _letter(key, None, headers_of(_reasons(record, stage, error_type, message)) + _left_out(record))
+
+
+def _left_out(record: Record) -> tuple[tuple[str, bytes]]:
+    return ((Header.VALUE_LEFT_OUT.value, f"{len(record.value or b'')} bytes".encode()),)
+
+
+def _letter(key: bytes | None, value: bytes | None, headers: tuple[tuple[str, bytes], ...]) -> OutgoingRecord:
+    # aiokafka sends no record that has neither
+    return OutgoingRecord("dead-letters", key, b"" if key is None and value is None else value, headers)

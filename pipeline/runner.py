@@ -16,7 +16,7 @@ from pipeline.cancellation import uncancelled
 from pipeline.consumer import StageApp, StageConsumer
 from pipeline.delivery import Acknowledge, DeliveryWindow, Receipt, describe_error
 from pipeline.membership import Lease, has_lost_partitions, is_member
-from pipeline.publishing import FaustPublisher, Publisher, dead_letter
+from pipeline.publishing import FaustPublisher, Publisher, RecordTooLargeError, bare_letter, dead_letter
 from pipeline.records import Record, shown_key
 from pipeline.settings import Settings
 from pipeline.stage import ExhaustedError, NotProcessedError, Stage, process_record
@@ -121,7 +121,11 @@ class StageRunner:
         self._clean.discard(key)
         self.dead_letters_count += 1
         logger.warning("dead letter from %s: %s (%s), key %r", record.source, message, error_type, shown_key(record.key))
-        await self.publisher.publish([dead_letter(record, self.stage.name, error_type, message)])
+        try:
+            await self.publisher.publish([dead_letter(record, self.stage.name, error_type, message)])
+        except RecordTooLargeError as error:
+            logger.warning("dead letter from %s without what it carried: %s", record.source, error)
+            await self.publisher.publish([bare_letter(record, self.stage.name, error_type, message)])
 
     def _trip(self, record: Record, error_type: DeadLetterType) -> NoReturn:
         if not self.breaker.is_open:

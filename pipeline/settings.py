@@ -104,6 +104,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dead_letter_window: Annotated[
         int, Meta(ge=1, le=1_000_000, description="how many records that share is of, for each agent")
     ] = 10_000
+    dead_letter_hold: Annotated[
+        bool,
+        Meta(
+            description="whether a worker that buried too much stays, doing nothing, until it is asked to end: for containers, "
+            "which are started again whatever their exit code says"
+        ),
+    ] = False
     language_model: Annotated[str, Meta(pattern="^(tiny|base|small)$", description="whisper size: tiny, base or small")] = (
         "base"
     )
@@ -158,6 +165,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     host: Annotated[str, Meta(min_length=1, description="address of the query service")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=MAX_PORT, description="port of the query service; 0 takes a free one")] = 8080
+    worker_host: Annotated[
+        str, Meta(min_length=1, description="address of a worker's /health, /ready and /metrics, which ask for no key")
+    ] = "127.0.0.1"
     worker_port: Annotated[
         int, Meta(ge=0, le=MAX_PORT, description="port of a worker's /health, /ready and /metrics; 0 for none")
     ] = 0

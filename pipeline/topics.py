@@ -15,7 +15,8 @@ from pipeline.refusal import BrokerRefusedError, check_admission
 from pipeline.settings import Settings
 
 MAX_RECORD_BYTES = 2_097_152  # twice the largest chunk: one that is somewhat too long still arrives, to be dead-lettered
-MAX_DEAD_LETTER_BYTES = 33 * 1_048_576  # any record as it was before its producer compressed it, and the headers that say why
+# Records as they were before their producers compressed them, and the headers that say why; hosted Kafka takes no more.
+MAX_DEAD_LETTER_BYTES = 8 * 1_048_576
 
 _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
@@ -196,6 +197,9 @@ def _wrong_policies(client: AdminClient, settings: Settings, names: Iterable[str
         if set(found["cleanup.policy"].split(",")) != set(topic.cleanup_policy.split(",")):
             policies = f"cleanup.policy={found['cleanup.policy']}, not {topic.cleanup_policy}"
             warnings.append(f"{resource.name} has {policies}; it was left as it is")
+        if int(found.get("max.message.bytes", topic.max_message_bytes)) < topic.max_message_bytes:
+            sizes = f"max.message.bytes={found['max.message.bytes']}, less than {topic.max_message_bytes}"
+            warnings.append(f"{resource.name} has {sizes}; it was left as it is")
         if topic.stamped_by_broker and found.get("message.timestamp.type") != "LogAppendTime":
             warnings.append(f"{resource.name} is not stamped by the broker (message.timestamp.type); it was left as it is")
     return warnings

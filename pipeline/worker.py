@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 
 import stamina
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
@@ -11,6 +12,8 @@ from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from pipeline.app import CallstreamWorker, UnknownAgentError, build_app, installed_agents
 from pipeline.breaker import EXIT_BREAKER
 from pipeline.delivery import describe_error
+from pipeline.health import HealthServer
+from pipeline.logs import log_to_stderr
 from pipeline.refusal import BrokerRefusedError
 from pipeline.runner import StageRunner
 from pipeline.settings import Settings
@@ -18,16 +21,6 @@ from pipeline.topics import KEPT_TOGETHER, TOPICS, TopicsError
 from pipeline.whole_topic import partition_numbers
 
 logger = logging.getLogger(__name__)
-
-# Faust builds DEBUG records for every message unless told not to; stamina's retries are said by those who retry.
-_LEVELS_OF_OTHERS = {
-    "faust": logging.WARNING,
-    "mode": logging.WARNING,
-    "mode.timers": logging.ERROR,  # a commit that takes long under load is no news
-    "aiokafka": logging.CRITICAL,  # what matters of it is said by those who wait, retry or watch
-    "asyncio": logging.WARNING,
-    "stamina": logging.ERROR,
-}
 
 
 def chosen_runners(names: Sequence[str], settings: Settings) -> list[StageRunner]:
@@ -74,20 +67,50 @@ async def _partitions(settings: Settings, names: Iterable[str]) -> dict[str, int
     return counts
 
 
+async def _until(health: HealthServer, work: Awaitable[None]) -> bool:
+    """Does this while the worker's health can be asked for; False when the process was asked to end first."""
+    doing = asyncio.ensure_future(work)
+    for number in (signal.SIGTERM, signal.SIGINT):  # process 1 of a container has no default for them
+        asyncio.get_running_loop().add_signal_handler(number, doing.cancel)
+    await health.start()
+    try:
+        await doing
+    except asyncio.CancelledError:
+        return False
+    finally:
+        await health.stop()
+    return True
+
+
+async def _for_ever() -> None:
+    logger.critical("this worker does nothing more until it is asked to end (CALLSTREAM_DEAD_LETTER_HOLD)")
+    await asyncio.Event().wait()
+
+
 def run(names: Sequence[str], settings: Settings) -> int:
     """Run the agents until SIGTERM or SIGINT.
 
-    The exit code is 0 when the process was asked to end, EXIT_BREAKER when a stage buried too much.
+    The exit code is 0 when the process was asked to end, EXIT_BREAKER when a stage buried too much, and 1 for a fault.
     """
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for name in _LEVELS_OF_OTHERS:
-        logging.getLogger(name).setLevel(max(_LEVELS_OF_OTHERS[name], logging.getLevelName(settings.log_level)))
+    log_to_stderr(settings)
     runners = chosen_runners(names, settings)
-    asyncio.run(wait_for_topics(settings, [topic.name for topic in TOPICS]))
-    worker = CallstreamWorker(runners, settings)
+    try:
+        health = HealthServer(runners, settings)
+    except OSError as error:
+        sys.stderr.write(f"callstream worker: {error}\n")
+        return 1
+    if not asyncio.run(_until(health, wait_for_topics(settings, [topic.name for topic in TOPICS]))):
+        return 0
+    code = _execute(CallstreamWorker(runners, settings, health))
+    if any(runner.breaker.is_open for runner in runners):
+        if settings.dead_letter_hold:
+            asyncio.run(_until(health, _for_ever()))
+        return EXIT_BREAKER
+    return code
+
+
+def _execute(worker: CallstreamWorker) -> int:
     try:
         worker.execute_from_commandline()
     except SystemExit as end:
-        if any(runner.breaker.is_open for runner in runners):
-            return EXIT_BREAKER
         return end.code if isinstance(end.code, int) else 1

@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.broker.ports import free_port
 from pipeline.sample import sample_path
 from pipeline.settings import describe
+from tests.system import wait_ready
 
 CLI = [sys.executable, "-m", "pipeline.cli"]
 NOWHERE = {"CALLSTREAM_BROKER": "127.0.0.1:9"}
-README = Path(__file__).resolve().parent.parent / "README.md"
+REPO = Path(__file__).resolve().parent.parent
+README = REPO / "README.md"
+LOCKS = ("requirements.lock", "requirements.runtime.lock")
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -194,3 +198,26 @@ def _pid_of(mark: str, command: str) -> int:
         except OSError:
             continue
     raise AssertionError(f"no process runs {command}")
+
+
+def test_a_worker_that_waits_for_kafka_says_so_and_ends_when_it_is_asked() -> None:
+    """As process 1 of a container it would not, had it nothing to say to signals."""
+    port = free_port()
+    waits = {"CALLSTREAM_BROKER": "127.0.0.1:9", "CALLSTREAM_WORKER_PORT": str(port)}
+    worker = subprocess.Popen([*CLI, "worker"], env=os.environ | waits, stderr=subprocess.PIPE, text=True)
+    assert worker.stderr is not None
+    assert "waiting for 127.0.0.1:9" in worker.stderr.readline()
+    wait_ready(f"http://127.0.0.1:{port}", wanted=False)
+    second = run("worker", **waits)
+    assert (second.returncode, len(second.stderr.splitlines())) == (1, 1)
+    assert f"127.0.0.1:{port}" in second.stderr
+    assert "CALLSTREAM_WORKER_PORT" in second.stderr
+    worker.terminate()
+    assert worker.wait(timeout=60) == 0
+    assert "Traceback" not in worker.stderr.read()
+
+
+def test_the_image_holds_a_part_of_what_is_tested() -> None:
+    whole, image = (set((REPO / name).read_text().replace(" \\\n", "").splitlines()) for name in LOCKS)
+    assert image < whole
+    assert not [line for line in whole if "://" in line]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import uvicorn
 from litestar.types import ASGIApp
 
+from pipeline.logs import log_to_stderr
 from pipeline.query.addresses import is_loopback
 from pipeline.query.app import create_app, running
 from pipeline.query.gate import MAX_HEAD_BYTES
@@ -227,7 +228,7 @@ async def _serve_until_signal(settings: Settings) -> None:
 def run(settings: Settings) -> int:
     """`callstream query`: serves until SIGTERM or SIGINT. The exit code: 0, 1 (no start, or a fault), or 2 (settings)."""
     raise_file_limit()
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the follower says the same once, not ten times a second
+    log_to_stderr(settings)
     try:
         asyncio.run(_serve_until_signal(settings))
     except (OSError, sqlite3.Error, ViewLockedError, KeysError, TlsError, ExposedError) as error:

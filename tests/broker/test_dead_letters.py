@@ -12,13 +12,14 @@ import pytest
 from confluent_kafka import Message, Producer
 
 from pipeline.breaker import EXIT_BREAKER
+from pipeline.broker.ports import free_port
 from pipeline.publishing import dead_letter
 from pipeline.records import Record, headers_of
 from pipeline.settings import Settings
 from schemas.errors import DeadLetterType
 from schemas.tasks import Technology
 from tests.harness import media_headers, sample_audio
-from tests.system import PATIENCE_S, System, open_system
+from tests.system import PATIENCE_S, System, http, open_system, wait_ready
 
 pytestmark = pytest.mark.broker
 
@@ -83,6 +84,28 @@ def wait_letters(system: System, count: int) -> list[Message]:
         assert time.monotonic() < give_up_s, system.logs()
         time.sleep(0.2)
     return letters
+
+
+def test_a_worker_that_is_to_stay_holds_nothing_and_is_not_ready(broker_bootstrap: str, tmp_path: Path) -> None:
+    """A container that ended would be started again, to bury as many again."""
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    with open_system(settings_for(broker_bootstrap, 1), tmp_path) as opened:
+        for number in range(20):
+            opened.produce("media", b"bad-%d" % number, b"\0\0")
+        held = {"CALLSTREAM_DEAD_LETTER_LIMIT": "5", "CALLSTREAM_DEAD_LETTER_HOLD": "true", "CALLSTREAM_WORKER_PORT": str(port)}
+        worker = opened.start("worker", "--agents", "vad", **held)
+        give_up_s = time.monotonic() + PATIENCE_S
+        while "does nothing more" not in opened.logs():
+            assert time.monotonic() < give_up_s, opened.logs()
+            time.sleep(0.1)
+        wait_ready(url, wanted=False)
+        assert http("GET", f"{url}/health")[0] == 200
+        wait_letters(opened, 5)
+        after = opened.start("worker", "--agents", "vad", CALLSTREAM_DEAD_LETTER_LIMIT="0")  # it gets the partition
+        wait_letters(opened, 20)
+        assert after.terminate() == 0
+        assert worker.poll() is None
+        assert worker.terminate() == EXIT_BREAKER
 
 
 def test_a_worker_stops_before_it_buries_a_whole_topic(broker_bootstrap: str, tmp_path: Path) -> None:

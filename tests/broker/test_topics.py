@@ -61,13 +61,14 @@ async def test_creating_again_changes_nothing(settings: Settings) -> None:
 
 
 async def test_odd_topics_are_reported_and_left(settings: Settings) -> None:
-    _create(settings, "media", 5, {"cleanup.policy": "delete"})
+    _create(settings, "media", 5, {"cleanup.policy": "delete", "max.message.bytes": "1000000"})
     _create(settings, "watchlist", 3, {"cleanup.policy": "delete"})
     for _ in range(2):
         warnings = await create_topics(settings)
-        assert len(warnings) == 2
+        assert len(warnings) == 3
         assert f"{settings.topic('media')} has 5 partitions, not 3" in warnings[0]
-        assert f"{settings.topic('watchlist')} has cleanup.policy=delete, not compact" in warnings[1]
+        assert f"{settings.topic('media')} has max.message.bytes=1000000, less than 2097152" in warnings[1]
+        assert f"{settings.topic('watchlist')} has cleanup.policy=delete, not compact" in warnings[2]
 
 
 async def test_too_few_brokers_for_the_copies(broker_bootstrap: str, topic_prefix: str) -> None:
