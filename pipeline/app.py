@@ -5,6 +5,7 @@ import faulthandler
 import gc
 import logging
 import os
+import signal
 import threading
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
@@ -88,9 +89,21 @@ class CallstreamWorker(mode.Worker):
 
     def __init__(self, runners: Sequence[StageRunner], settings: Settings, health: HealthServer) -> None:
         self.runners, self.health = runners, health
+        self.has_ended = threading.Event()
+        self.was_asked_to_end = False  # by a signal, not by a stage of its own
+        for runner in runners:
+            runner.end_worker = self._end
         self._grace_period_s = settings.grace_period_s
         # mode keeps a loop of its own from before any loop ran; its services must all live on that one.
         super().__init__(quiet=True, override_logging=False, redirect_stdouts=False, loop=get_event_loop())
+
+    def _end(self) -> None:
+        """As at a signal: every stage of the process hands over in order."""
+        super()._schedule_shutdown(signal.SIGTERM)
+
+    def _schedule_shutdown(self, number: signal.Signals) -> None:
+        self.was_asked_to_end = True
+        super()._schedule_shutdown(number)
 
     async def on_first_start(self) -> None:
         """Load the stages before any record is read, then start the apps side by side."""
@@ -99,7 +112,9 @@ class CallstreamWorker(mode.Worker):
         await asyncio.gather(*(runner.stage.start(runner) for runner in self.runners))
         _spare_the_collector()
         # Before the apps: one that may not join its group never finishes starting.
-        threading.Thread(target=_watch, args=(self.runners, self._grace_period_s), daemon=True, name="watchdog").start()
+        watch = threading.Thread(target=_watch, args=(self.runners, self._grace_period_s, self.has_ended), name="watchdog")
+        watch.daemon = True
+        watch.start()
         await asyncio.gather(*(self.add_runtime_dependency(runner.app) for runner in self.runners))
 
     async def on_stop(self) -> None:
@@ -135,17 +150,17 @@ def _show_what_hangs(loop: asyncio.AbstractEventLoop) -> None:
     faulthandler.dump_traceback()
 
 
-def _watch(runners: Sequence[StageRunner], grace_period_s: float) -> None:
+def _watch(runners: Sequence[StageRunner], grace_period_s: float, has_ended: threading.Event) -> None:
     """Ends the process when it is dead but does not know it, or when it cannot bring itself to end."""
-    pause = threading.Event()
     while not any(runner.app.should_stop for runner in runners):
-        pause.wait(_WATCH_EVERY_S)
+        has_ended.wait(_WATCH_EVERY_S)
         for runner in runners:
             fault = consumer_fault(runner.app) or producer_fault(runner.app)
             if fault is not None and not runner.app.should_stop:
                 logger.critical("agent %s: %s; the process ends, start it again", runner.stage.name, fault)
                 os._exit(EXIT_ZOMBIE)
-    pause.wait(grace_period_s + _LAST_WORDS_S)
+    if has_ended.wait(grace_period_s + _LAST_WORDS_S):
+        return
     _show_what_hangs(runners[0].app.loop)
     logger.critical("the agents did not end within %g s; the process ends, unfinished work will be done again", grace_period_s)
     os._exit(EXIT_BREAKER if any(runner.breaker.is_open for runner in runners) else EXIT_ZOMBIE)

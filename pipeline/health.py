@@ -76,10 +76,14 @@ class HealthServer:
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
 def _listener(settings: Settings) -> socket.socket:
     host, port = settings.worker_host, settings.worker_port
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        return socket.create_server((host, port), family=_family(host), dualstack_ipv6=host == "::")
     except OSError as error:
         advice = "choose another CALLSTREAM_WORKER_HOST or CALLSTREAM_WORKER_PORT; each worker of a machine needs its own"
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error  # names that lead nowhere count down

@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import logging
-import signal
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import NoReturn, cast
@@ -34,6 +33,10 @@ def _unobserved(_: float) -> None:
     """Nobody asks."""
 
 
+def _nobody() -> None:
+    """It runs in no worker."""
+
+
 class LostPlaceError(Exception):
     """The consumer is not where it must be in a partition; the process ends, nothing is committed there."""
 
@@ -51,7 +54,7 @@ class StageRunner:
         self.observe_age: Callable[[float], None] = _unobserved  # how old (s) a record was when the stage had dealt with it
         self.dead_letters_count = 0
         self.breaker = Breaker(settings.dead_letter_limit, settings.dead_letter_ratio, settings.dead_letter_window)
-        self.end_worker: Callable[[], None] = _end_worker
+        self.end_worker: Callable[[], None] = _nobody  # ends the process in order
         self._clean: set[bytes] = set()  # keys of the records in work of which nothing is buried
         self._left: set[bytes] = set()  # keys of which a record was not processed: none behind it may be
         self._joined = False
@@ -233,11 +236,6 @@ class StageRunner:
             return  # said, and the worker is ending
         logger.critical("stage %s cannot go on: %s", self.stage.name, describe_error(error))
         asyncio.ensure_future(self.app.crash(error))  # noqa: RUF006 - ends with the app
-
-
-def _end_worker() -> None:
-    # As a supervisor would: every stage of the process hands over in order.
-    signal.raise_signal(signal.SIGTERM)
 
 
 def to_record(message: Message) -> Record:

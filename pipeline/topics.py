@@ -15,7 +15,7 @@ from pipeline.refusal import BrokerRefusedError, check_admission
 from pipeline.settings import Settings
 
 MAX_RECORD_BYTES = 2_097_152  # twice the largest chunk: one that is somewhat too long still arrives, to be dead-lettered
-# Records as they were before their producers compressed them, and the headers that say why; hosted Kafka takes no more.
+# Records as they were before their producers compressed them, and the headers that say why; some hosted Kafka takes no more.
 MAX_DEAD_LETTER_BYTES = 8 * 1_048_576
 
 _HOUR_MS = 3_600_000

@@ -69,17 +69,23 @@ async def _partitions(settings: Settings, names: Iterable[str]) -> dict[str, int
 
 async def _until(health: HealthServer, work: Awaitable[None]) -> bool:
     """Does this while the worker's health can be asked for; False when the process was asked to end first."""
-    doing = asyncio.ensure_future(work)
+    doing, asked = asyncio.ensure_future(work), asyncio.Event()
+
+    def ask() -> None:
+        asked.set()
+        doing.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):  # process 1 of a container has no default for them
-        asyncio.get_running_loop().add_signal_handler(number, doing.cancel)
+        asyncio.get_running_loop().add_signal_handler(number, ask)
     await health.start()
     try:
         await doing
     except asyncio.CancelledError:
-        return False
+        if not asked.is_set():
+            raise
     finally:
         await health.stop()
-    return True
+    return not asked.is_set()
 
 
 async def _for_ever() -> None:
@@ -101,9 +107,10 @@ def run(names: Sequence[str], settings: Settings) -> int:
         return 1
     if not asyncio.run(_until(health, wait_for_topics(settings, [topic.name for topic in TOPICS]))):
         return 0
-    code = _execute(CallstreamWorker(runners, settings, health))
+    worker = CallstreamWorker(runners, settings, health)
+    code = _execute(worker)
     if any(runner.breaker.is_open for runner in runners):
-        if settings.dead_letter_hold:
+        if settings.dead_letter_hold and not worker.was_asked_to_end:
             asyncio.run(_until(health, _for_ever()))
         return EXIT_BREAKER
     return code
@@ -114,3 +121,5 @@ def _execute(worker: CallstreamWorker) -> int:
         worker.execute_from_commandline()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
+    finally:
+        worker.has_ended.set()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from pipeline.broker.ports import free_port
 from pipeline.sample import sample_path
 from pipeline.settings import describe
-from tests.system import wait_ready
+from tests.system import http
 
 CLI = [sys.executable, "-m", "pipeline.cli"]
 NOWHERE = {"CALLSTREAM_BROKER": "127.0.0.1:9"}
@@ -204,20 +205,28 @@ def test_a_worker_that_waits_for_kafka_says_so_and_ends_when_it_is_asked() -> No
     """As process 1 of a container it would not, had it nothing to say to signals."""
     port = free_port()
     waits = {"CALLSTREAM_BROKER": "127.0.0.1:9", "CALLSTREAM_WORKER_PORT": str(port)}
-    worker = subprocess.Popen([*CLI, "worker"], env=os.environ | waits, stderr=subprocess.PIPE, text=True)
-    assert worker.stderr is not None
-    assert "waiting for 127.0.0.1:9" in worker.stderr.readline()
-    wait_ready(f"http://127.0.0.1:{port}", wanted=False)
-    second = run("worker", **waits)
-    assert (second.returncode, len(second.stderr.splitlines())) == (1, 1)
-    assert f"127.0.0.1:{port}" in second.stderr
-    assert "CALLSTREAM_WORKER_PORT" in second.stderr
-    worker.terminate()
-    assert worker.wait(timeout=60) == 0
-    assert "Traceback" not in worker.stderr.read()
+    with subprocess.Popen([*CLI, "worker"], env=os.environ | waits, stderr=subprocess.PIPE, text=True) as worker:
+        try:
+            assert worker.stderr is not None
+            assert "waiting for 127.0.0.1:9" in worker.stderr.readline()
+            assert http("GET", f"http://127.0.0.1:{port}/health")[0] == 200
+            assert http("GET", f"http://127.0.0.1:{port}/ready")[0] == 503
+            second = run("worker", **waits)
+            assert (second.returncode, len(second.stderr.splitlines())) == (1, 1)
+            assert f"127.0.0.1:{port}" in second.stderr
+            assert "CALLSTREAM_WORKER_PORT" in second.stderr
+            worker.terminate()
+            assert worker.wait(timeout=60) == 0
+            assert "Traceback" not in worker.stderr.read()
+        finally:
+            worker.kill()
 
 
 def test_the_image_holds_a_part_of_what_is_tested() -> None:
     whole, image = (set((REPO / name).read_text().replace(" \\\n", "").splitlines()) for name in LOCKS)
     assert image < whole
+    wanted = {
+        re.split("[=<>]", one)[0] for one in tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["dependencies"]
+    }
+    assert wanted <= {line.partition("==")[0] for line in image}
     assert not [line for line in whole if "://" in line]

@@ -19,7 +19,7 @@ from pipeline.settings import Settings
 from schemas.errors import DeadLetterType
 from schemas.tasks import Technology
 from tests.harness import media_headers, sample_audio
-from tests.system import PATIENCE_S, System, http, open_system, wait_ready
+from tests.system import PATIENCE_S, System, http, open_system
 
 pytestmark = pytest.mark.broker
 
@@ -92,14 +92,14 @@ def test_a_worker_that_is_to_stay_holds_nothing_and_is_not_ready(broker_bootstra
     with open_system(settings_for(broker_bootstrap, 1), tmp_path) as opened:
         for number in range(20):
             opened.produce("media", b"bad-%d" % number, b"\0\0")
-        held = {"CALLSTREAM_DEAD_LETTER_LIMIT": "5", "CALLSTREAM_DEAD_LETTER_HOLD": "true", "CALLSTREAM_WORKER_PORT": str(port)}
-        worker = opened.start("worker", "--agents", "vad", **held)
+        held = {"CALLSTREAM_DEAD_LETTER_LIMIT": "5", "CALLSTREAM_DEAD_LETTER_HOLD": "true", "CALLSTREAM_GRACE_PERIOD_S": "1"}
+        worker = opened.start("worker", "--agents", "vad", CALLSTREAM_WORKER_PORT=str(port), **held)
         give_up_s = time.monotonic() + PATIENCE_S
         while "does nothing more" not in opened.logs():
             assert time.monotonic() < give_up_s, opened.logs()
             time.sleep(0.1)
-        wait_ready(url, wanted=False)
-        assert http("GET", f"{url}/health")[0] == 200
+        time.sleep(8)  # longer than a worker may take to end
+        assert [http("GET", f"{url}/{path}")[0] for path in ("health", "ready")] == [200, 503]
         wait_letters(opened, 5)
         after = opened.start("worker", "--agents", "vad", CALLSTREAM_DEAD_LETTER_LIMIT="0")  # it gets the partition
         wait_letters(opened, 20)
