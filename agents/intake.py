@@ -205,7 +205,11 @@ def _options(technology: Technology, media: MediaRequest, info: MediaInfo | None
     if info is not None and numbers == list(range(info.format.channels)):
         numbers = None
     changed = msgspec.structs.replace(
-        media.options, technologies=[technology], is_file=True, channel_numbers=numbers, start_time=round(media.range_from, 3)
+        media.options,
+        technologies=[technology],
+        is_file=True,
+        channel_numbers=numbers,
+        start_time=round(media.range_from * 1000) / 1000,
     )
     return _JSON.encode(changed).decode()
 

@@ -56,7 +56,7 @@ class LanguageStage(CallStage[list[LanguageEvidence]]):
     def is_sure(self, begin: CallBegin, evidence: list[LanguageEvidence]) -> bool:
         """Whether every channel has spoken long enough in a language that is probable enough; one that is silent has not."""
         sure, sure_s = self.settings.language_sure, self.settings.language_sure_s
-        if not sure or any(one.speech_s < sure_s for one in evidence):
+        if not sure or begin.options.exhaustive or any(one.speech_s < sure_s for one in evidence):
             return False
         return all(self._scorer.is_as_probable(begin.options, one, sure) for one in evidence)
 

@@ -107,7 +107,9 @@ def _named(text: str) -> tuple[list[Technology], str | None]:
         return BY_DEFAULT, None
     listed, owner = named.get("technologies"), named.get("owner")
     known = [technology for technology in Technology if isinstance(listed, list) and technology.value in listed]
-    return known or BY_DEFAULT, owner if isinstance(owner, str) and 0 < len(owner) <= MAX_OWNER_CHARS else None
+    if not known:
+        known = BY_DEFAULT + ([Technology.VOICEPRINT_COMPARISON] if named.get("compare_with") else [])
+    return known, owner if isinstance(owner, str) and 0 < len(owner) <= MAX_OWNER_CHARS else None
 
 
 def known_tasks(options: CallOptions) -> list[Technology]:

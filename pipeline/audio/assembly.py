@@ -194,6 +194,7 @@ class CallAssembler(Generic[Origin]):
         self.end_seen = self.end_seen and not waiting.chunk.end
         if waiting.chunk.sequence == self.next_sequence:
             self._owed_chunks += 1
+            self._lost.append((self.next_sequence, self.next_sequence + 1))
             self.next_sequence += 1
             if waiting.chunk.end:
                 self._end()
@@ -226,7 +227,8 @@ class CallAssembler(Generic[Origin]):
         return lost_chunks * (len(chunk.audio) if self._last_length is None else self._last_length)
 
     def _take(self, chunk: MediaChunk) -> None:
-        gap = self._gap_length(chunk)
+        left = int(self._max_call_s * chunk.format.sample_rate_hz) * chunk.format.frame_bytes - self.position
+        gap = min(self._gap_length(chunk), left)
         self._note_boundary()
         if chunk.sequence > self.next_sequence:
             self._lost.append((self.next_sequence, chunk.sequence))
@@ -236,10 +238,10 @@ class CallAssembler(Generic[Origin]):
         if gap:
             self.missing_bytes.append((self.position, self.position + gap))
             self._append(silence(chunk.format, gap))
-        self._append(chunk.audio)
+        self._append(chunk.audio[: left - gap])
         self._last_length = len(chunk.audio) or self._last_length
         self.next_sequence, self._owed_chunks = chunk.sequence + 1, 0
-        if chunk.end or self.position >= self._max_call_s * chunk.format.bytes_per_s:
+        if chunk.end or gap + len(chunk.audio) >= left:
             self._end()
 
     def _note_boundary(self) -> None:

@@ -31,7 +31,9 @@ ALLOWED = {
     "OGG": frozenset({"VORBIS", "OPUS"}),
     "MP3": frozenset({"MPEG_LAYER_III"}),
 }
-_FLOATS = frozenset({"FLOAT", "DOUBLE"})
+# Float WAV is not scaled to integers by libsndfile, and what Vorbis and Opus decode beyond full scale it turns into its
+# opposite, not into the largest integer.
+_FLOATS = frozenset({"FLOAT", "DOUBLE", "VORBIS", "OPUS"})
 _HEAD_BYTES = 12
 _UNREADABLE = "cannot be read as WAV, FLAC, Ogg or MP3"
 
@@ -109,7 +111,10 @@ class MediaFile:
         self.file_rate_hz: int = self._file.samplerate
         rate_hz = self.file_rate_hz if self.file_rate_hz in SAMPLE_RATES_HZ else OTHER_RATES_BECOME_HZ
         self.format = AudioFormat(encoding, rate_hz, len(self.channel_numbers))
-        self.chunk_ms = min(chunk_ms, MAX_CHUNK_BYTES * 1000 // self.format.bytes_per_s)
+        most_bytes = MAX_CHUNK_BYTES
+        if rate_hz != self.file_rate_hz:
+            most_bytes = most_bytes * 7 // 8  # the last of a resampler holds what it still had
+        self.chunk_ms = min(chunk_ms, most_bytes * 1000 // self.format.bytes_per_s)
         self._begin, self._end = selection.span(rate_hz)
         self._decoded_frames = 0
 
@@ -162,7 +167,6 @@ class MediaFile:
     def _read(self, count: int) -> Int16:
         if self._file.subtype not in _FLOATS:
             return self._file.read(count, dtype="int16", always_2d=True).astype(np.int16, copy=False)
-        # libsndfile does not scale such samples to integers.
         samples = np.nan_to_num(self._file.read(count, dtype="float32", always_2d=True))
         return np.minimum(np.rint(np.clip(samples, -1.0, 1.0) * 32768), 32767).astype(np.int16)
 

@@ -41,6 +41,14 @@ async def test_a_task_is_done_with_the_utterance_that_makes_every_channel_sure(o
     assert lengths(bench.final("call-1", VOICEPRINT)) == lengths(late[-1])
 
 
+async def test_an_exhaustive_call_is_heard_to_its_end(open_bench: OpenBench) -> None:
+    async with open_bench(language_sure=0.9, language_sure_s=5.0) as bench:
+        options = {"technologies": [LANGUAGE], "exhaustive": True}
+        await send(bench, sample_audio(0, SECONDS), options=json.dumps(options))
+    late = language_records(await heard(open_bench))
+    assert lengths(language_records(bench)[-1]) == lengths(late[-1])
+
+
 async def test_how_the_call_was_cut_and_that_it_comes_again_change_nothing(open_bench: OpenBench) -> None:
     once = await heard(open_bench, language_sure=0.9, language_sure_s=5.0)
     again = await heard(open_bench, [11, 70_001, 200_003, 333_333], language_sure=0.9, language_sure_s=5.0)

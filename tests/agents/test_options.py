@@ -219,6 +219,15 @@ async def test_every_record_of_a_call_names_its_owner(open_bench: OpenBench) -> 
     assert all("owner" not in record for records in nobody.transitions().values() for record in records)
 
 
+async def test_faulty_options_reject_the_comparison_that_they_ask_for(open_bench: OpenBench) -> None:
+    """Its producer knows the task, as of good options."""
+    options = json.dumps({"compare_with": [REFERENCE], "max_speech_length": 0})
+    async with open_bench() as bench:
+        await bench.produce("media", CALL, sample_audio(0, 1), media_headers(0, end=True, options=options))
+    assert set(bench.transitions()) == {("call-1", technology.value) for technology in Technology}
+    assert {records[-1]["task"]["state"] for records in bench.transitions().values()} == {"rejected"}
+
+
 @pytest.mark.parametrize("options", ['{"owner": "anna", "tecnologies": []}', '{"owner": "anna", "technologies": []}'])
 async def test_a_rejection_of_the_options_names_the_owner(open_bench: OpenBench, options: str) -> None:
     async with open_bench() as bench:

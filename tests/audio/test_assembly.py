@@ -112,6 +112,8 @@ def test_another_format_is_turned_away_and_its_time_is_kept() -> None:
         DeadLetterType.FORMAT_CHANGED
     ]
     assert calls.put(chunk(2, b"\3" * 10, end=True), 2).audio == bytes(100) + b"\3" * 10
+    # Put right and sent again it would be heard behind what follows it.
+    assert [one.type for one in calls.put(chunk(1, b"\2" * 60), 3).rejected] == [DeadLetterType.CHUNK_LATE]
 
 
 def test_an_overlapping_position_is_turned_away() -> None:
@@ -136,3 +138,18 @@ def test_a_call_of_no_end_is_ended() -> None:
         calls.put(chunk(sequence, b"\1" * S), sequence)
     assert calls.ended
     assert calls.position == 2 * S
+
+
+@given(st.binary(min_size=60, max_size=400), cuts_strategy, st.data())
+def test_where_a_call_of_no_end_is_ended_does_not_depend_on_how_it_was_cut(
+    audio: bytes, cuts: list[int], data: st.DataObject
+) -> None:
+    calls: CallAssembler[int] = CallAssembler(0.0, 60.0, 20 / 8000)
+    chunks = cut(audio, cuts)
+    lost = data.draw(st.sampled_from([0, *(one.sequence for one in chunks[:-1])]))
+    heard = b"".join(calls.put(one, 0).audio for one in chunks if one.sequence != lost) + calls.finish().audio
+    first = chunks[lost].position or 0
+    behind = first + len(chunks[lost].audio) if len(chunks) > 1 else first
+    assert heard == (audio[:first] + bytes(behind - first) + audio[behind:])[:40] or len(chunks) == 1
+    assert all(end <= 40 for _, end in calls.missing_bytes)
+    assert calls.ended

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.media.files import CHUNK_MS, MediaError, MediaFile, Selection
-from schemas.media import Encoding
+from schemas.media import MAX_CHUNK_BYTES, Encoding
 from schemas.requests import ChannelMode
 from tests.media.samples import FORMATS, Format, Int16, noise, samples, tones, write
 
@@ -89,6 +89,26 @@ def test_floats_that_are_no_numbers_or_too_loud_do_no_harm(wav: Path) -> None:
         assert read(wav, Selection())[:, 0].tolist() == expected
     write(wav, np.tile(values, 1000).reshape(-1, 1), 11_025, "WAV", "DOUBLE")
     assert len(read(wav, Selection())) == round(10_000 / 11_025 * 16_000)
+
+
+@pytest.mark.parametrize("encoding", ["VORBIS", "OPUS"])
+def test_what_is_decoded_beyond_full_scale_is_full_scale(tmp_path: Path, encoding: str) -> None:
+    """Codecs overshoot where speech is loud; libsndfile's integers would change their sign there."""
+    path = tmp_path / "loud.ogg"
+    square = np.where(np.arange(48_000) // 60 % 2, 0.999, -0.999).reshape(-1, 1)
+    write(path, square, 48_000, "OGG", encoding)
+    exact = soundfile.read(path, dtype="float32", always_2d=True)[0]
+    assert np.abs(exact).max() > 1.0
+    with MediaFile(path) as media:
+        decoded = np.concatenate(list(media._blocks()))
+    assert np.abs(decoded / 32768 - np.clip(exact, -1.0, 1.0)).max() < 1e-4
+
+
+@pytest.mark.parametrize(("rate_hz", "channels"), [(24_000, 8), (96_000, 4), (11_025, 8), (16_000, 8)])
+def test_no_chunk_is_larger_than_a_call_may_have(wav: Path, rate_hz: int, channels: int) -> None:
+    write(wav, np.zeros((rate_hz * 21 // 2, channels)), rate_hz)
+    with MediaFile(wav, chunk_ms=10_000) as media:
+        assert max(len(chunk) for chunk in media.chunks()) <= MAX_CHUNK_BYTES
 
 
 def test_channels_come_in_the_order_that_was_asked_for(wav: Path) -> None:
