@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 Headers = tuple[tuple[str, bytes], ...]
 
 _JSON = msgspec.json.Encoder()
+_MOST_S = 604_800.0  # no call is longer
 _TRIES = 5  # a file that kills its decoder, or has it killed, must not keep others waiting for ever
 _MAX_MESSAGE_CHARS = 500
 
@@ -209,7 +210,7 @@ def _options(technology: Technology, media: MediaRequest, info: MediaInfo | None
         technologies=[technology],
         is_file=True,
         channel_numbers=numbers,
-        start_time=round(media.range_from * 1000) / 1000,
+        start_time=round(min(media.range_from, _MOST_S) * 1000) / 1000,
     )
     return _JSON.encode(changed).decode()
 

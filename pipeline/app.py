@@ -89,7 +89,7 @@ class CallstreamWorker(mode.Worker):
 
     def __init__(self, runners: Sequence[StageRunner], settings: Settings, health: HealthServer) -> None:
         self.runners, self.health = runners, health
-        self.has_ended = threading.Event()
+        self.has_ended = threading.Event()  # and the process goes on
         self.was_asked_to_end = False  # by a signal, not by a stage of its own
         for runner in runners:
             runner.end_worker = self._end

@@ -47,7 +47,7 @@ def read_options(text: str | None) -> CallOptions:
     if text is None:
         return CallOptions()
     if (size := len(text.encode())) > MAX_OPTIONS_BYTES:
-        raise OptionsError(f"options has {size} bytes, more than {MAX_OPTIONS_BYTES}", BY_DEFAULT)
+        raise OptionsError(f"options has {size} bytes, more than {MAX_OPTIONS_BYTES}", *_named(text))
     try:
         options = _DECODER.decode(text)
     except msgspec.ValidationError as error:
@@ -55,7 +55,7 @@ def read_options(text: str | None) -> CallOptions:
     except UNDECODABLE as error:
         raise OptionsError(f"options is not JSON: {error}", BY_DEFAULT) from None
     if options.technologies is not None and not options.technologies:
-        raise OptionsError("options: technologies is empty", BY_DEFAULT, options.owner)
+        raise OptionsError("options: technologies is empty", *_named(text))
     if 2 * size > _MAX_PACKED_BYTES < len(_PACKER.encode(options)):
         raise OptionsError(f"options takes more than {_MAX_PACKED_BYTES} bytes in a record", *_named(text))
     check_groups(options)

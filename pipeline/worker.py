@@ -111,6 +111,7 @@ def run(names: Sequence[str], settings: Settings) -> int:
     code = _execute(worker)
     if any(runner.breaker.is_open for runner in runners):
         if settings.dead_letter_hold and not worker.was_asked_to_end:
+            worker.has_ended.set()
             asyncio.run(_until(health, _for_ever()))
         return EXIT_BREAKER
     return code
@@ -121,5 +122,3 @@ def _execute(worker: CallstreamWorker) -> int:
         worker.execute_from_commandline()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
-    finally:
-        worker.has_ended.set()

@@ -131,6 +131,7 @@ class CallAssembler(Generic[Origin]):
             self._take_ready()
             while self._waits_too_long():
                 self._take_next()
+                self._take_ready()
         return self._give()
 
     def finish(self) -> Taken[Origin]:
@@ -149,6 +150,8 @@ class CallAssembler(Generic[Origin]):
     def _refusal(self, chunk: MediaChunk) -> tuple[DeadLetterType, str] | None:
         sequence = chunk.sequence
         if self._was_lost(sequence):
+            if self.format is not None and chunk.format != self.format:
+                return self._format_changed(chunk, self.format)  # as it was told when it came in its turn, and may come again
             return DeadLetterType.CHUNK_LATE, f"sequence {sequence} came after its place was filled with silence"
         if self.ended and sequence >= self.next_sequence:
             return DeadLetterType.CALL_ENDED, f"sequence {sequence} came after the call's end at {self.next_sequence - 1}"
@@ -179,14 +182,13 @@ class CallAssembler(Generic[Origin]):
             self._take_next()
 
     def _take_next(self) -> None:
-        """Take the first chunk that waits, behind silence for those missing before it, and all that follows it."""
+        """Take the first chunk that waits, behind silence for those missing before it."""
         waiting = self._waiting.pop(self._waiting_order.pop(0))
         self._waiting_bytes -= len(waiting.chunk.audio)
         if refusal := self._misfit(waiting.chunk):
             self._turn_away(waiting, refusal)
         else:
             self._take(waiting.chunk)
-        self._take_ready()
 
     def _turn_away(self, waiting: _Waiting[Origin], refusal: tuple[DeadLetterType, str]) -> None:
         # A chunk in its turn leaves a gap of its own; one beyond a gap leaves the gap open for those that may still come.
@@ -202,10 +204,7 @@ class CallAssembler(Generic[Origin]):
     def _misfit(self, chunk: MediaChunk) -> tuple[DeadLetterType, str] | None:
         """Why this chunk cannot be taken at this place, if it cannot."""
         if self.format is not None and chunk.format != self.format:
-            return (
-                DeadLetterType.FORMAT_CHANGED,
-                f"sequence {chunk.sequence} is {_name(chunk.format)}, the call began as {_name(self.format)}",
-            )
+            return self._format_changed(chunk, self.format)
         if chunk.position is not None and chunk.position < self.position:
             return (
                 DeadLetterType.POSITION_CONFLICT,
@@ -219,6 +218,10 @@ class CallAssembler(Generic[Origin]):
             )
         return None
 
+    def _format_changed(self, chunk: MediaChunk, begun: AudioFormat) -> tuple[DeadLetterType, str]:
+        message = f"sequence {chunk.sequence} is {_name(chunk.format)}, the call began as {_name(begun)}"
+        return DeadLetterType.FORMAT_CHANGED, message
+
     def _gap_length(self, chunk: MediaChunk) -> int:
         """Bytes missing before this chunk: its position tells, else as many chunks as are missing of the length before."""
         if chunk.position is not None:
@@ -227,7 +230,8 @@ class CallAssembler(Generic[Origin]):
         return lost_chunks * (len(chunk.audio) if self._last_length is None else self._last_length)
 
     def _take(self, chunk: MediaChunk) -> None:
-        left = int(self._max_call_s * chunk.format.sample_rate_hz) * chunk.format.frame_bytes - self.position
+        most = int(self._max_call_s * chunk.format.sample_rate_hz) * chunk.format.frame_bytes
+        left = max(0, most - self.position)
         gap = min(self._gap_length(chunk), left)
         self._note_boundary()
         if chunk.sequence > self.next_sequence:

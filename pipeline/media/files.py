@@ -60,7 +60,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
 
     def span(self, rate_hz: int) -> tuple[int, int | None]:
         """The range as sample frames at this rate: the first, and the one behind the last. Raises MediaError."""
-        if not all(math.isfinite(at_s) for at_s in (self.range_from_s, self.range_to_s or 0.0)):
+        if not all(math.isfinite(at_s * 1000) for at_s in (self.range_from_s, self.range_to_s or 0.0)):
             raise MediaError("cannot be cut at a time that is no number")
         end = None if self.range_to_s is None else _sample_at(self.range_to_s, rate_hz)
         return _sample_at(self.range_from_s, rate_hz), end

@@ -219,9 +219,10 @@ async def test_every_record_of_a_call_names_its_owner(open_bench: OpenBench) -> 
     assert all("owner" not in record for records in nobody.transitions().values() for record in records)
 
 
-async def test_faulty_options_reject_the_comparison_that_they_ask_for(open_bench: OpenBench) -> None:
+@pytest.mark.parametrize("fault", [{"max_speech_length": 0}, {"technologies": []}, {"compare_with": [REFERENCE] * 800}])
+async def test_faulty_options_reject_the_comparison_that_they_ask_for(open_bench: OpenBench, fault: dict[str, Any]) -> None:
     """Its producer knows the task, as of good options."""
-    options = json.dumps({"compare_with": [REFERENCE], "max_speech_length": 0})
+    options = json.dumps({"compare_with": [REFERENCE]} | fault)
     async with open_bench() as bench:
         await bench.produce("media", CALL, sample_audio(0, 1), media_headers(0, end=True, options=options))
     assert set(bench.transitions()) == {("call-1", technology.value) for technology in Technology}
