@@ -40,16 +40,20 @@ class _Word(NamedTuple):
 
 
 class WatchlistFollower:
-    """Every worker follows the whole list; `entries` maps subject ids to voiceprints, `now` is all of it as it is."""
+    """Every worker follows the whole list."""
 
     def __init__(self, settings: Settings) -> None:
-        self.entries: dict[str, Voiceprint] = {}
         self._topic = settings.topic("watchlist")
         self._settings = settings
         self._newest: dict[str, _Word] = {}
         self._now: Enrolled | None = None
         self._consumer: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def entries(self) -> dict[str, Voiceprint]:
+        """Voiceprints by subject id."""
+        return {subject: word.voiceprint for subject, word in self._newest.items() if word.voiceprint is not None}
 
     @property
     def now(self) -> Enrolled:
@@ -92,7 +96,6 @@ class WatchlistFollower:
         # At once, so that no call meets half a list; what was removed while nobody followed may have left no trace.
         self._consumer, self._now = consumer, None
         self._newest = {subject: word for subject, word in newest.items() if word.voiceprint is not None}
-        self.entries = {subject: word.voiceprint for subject, word in self._newest.items() if word.voiceprint is not None}
 
     def _is_all(self, consumer: AIOKafkaConsumer) -> bool:
         """Whether what this one follows is all there is: subjects move to partitions that are added."""
@@ -116,12 +119,8 @@ class WatchlistFollower:
         """Follow what has come."""
         for subject in _take(batches, self._newest):
             self._now = None
-            voiceprint = self._newest[subject].voiceprint
-            if voiceprint is None:
+            if self._newest[subject].voiceprint is None:
                 del self._newest[subject]
-                self.entries.pop(subject, None)
-            else:
-                self.entries[subject] = voiceprint
 
 
 def _subject_of(record: _Read) -> str:

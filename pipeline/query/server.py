@@ -139,9 +139,8 @@ def _listen(settings: Settings, access: Access) -> socket.socket:
     except OSError as error:
         listener.close()
         where = f"{settings.host}:{settings.port}"
-        raise OSError(
-            f"cannot listen on {where} ({error.strerror or error}): choose another CALLSTREAM_HOST or _PORT"
-        ) from error
+        advice = "choose another CALLSTREAM_HOST or CALLSTREAM_PORT"
+        raise OSError(f"cannot listen on {where} ({error.strerror or error}): {advice}") from error
     return listener
 
 
