@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from pipeline.records import UNDECODABLE
-from schemas.media import MAX_OWNER_CHARS, CallOptions, GivenOptions
+from schemas.media import MAX_OWNER_CHARS, CallOptions, GivenOptions, LanguageGroup
 from schemas.tasks import Technology
 
 _DECODER = msgspec.json.Decoder(GivenOptions)
@@ -32,6 +32,7 @@ class OptionsError(ValueError):
 
 
 MAX_OPTIONS_BYTES = 800_000  # they travel with the call in one record
+_MAX_LANGUAGE_CHARS = 3  # of a tag that is a language alone; longer ones are known to no model, and are told as they were spelt
 _MAX_PACKED_BYTES = 1_000_000  # as they travel: numbers take more than in JSON, twice as much at most
 
 BY_DEFAULT = [
@@ -58,8 +59,32 @@ def read_options(text: str | None) -> CallOptions:
         raise OptionsError("options: technologies is empty", *_named(text))
     if 2 * size > _MAX_PACKED_BYTES < len(_PACKER.encode(options)):
         raise OptionsError(f"options takes more than {_MAX_PACKED_BYTES} bytes in a record", *_named(text))
-    check_groups(options)
+    if options.correlation_id is not None and not options.correlation_id.isprintable():
+        raise _fault(options, "correlation_id has characters that cannot be printed", ["correlation_id"], "options.invalid")
+    return canonical(options)
+
+
+def canonical(options: CallOptions) -> CallOptions:
+    """With the names of languages in lower case, as RFC 5646 (2.1.1) spells them: their case means nothing.
+
+    Of two weights for one language the smaller counts, as where a request's `config` has several. Raises OptionsError where
+    groups cannot be told from each other.
+    """
+    priors: dict[str, float] = {}
+    for tag, weight in options.language_priors.items():
+        priors[_tag(tag)] = min(weight, priors.get(_tag(tag), weight))
+    options = msgspec.structs.replace(
+        options,
+        languages=None if options.languages is None else list(map(_tag, options.languages)),
+        language_groups=[LanguageGroup(one.identifier, list(map(_tag, one.languages))) for one in options.language_groups],
+        language_priors=priors,
+    )
+    _check_groups(options)
     return options
+
+
+def _tag(tag: str) -> str:
+    return tag.lower() if len(tag) <= _MAX_LANGUAGE_CHARS and tag.isascii() else tag
 
 
 def check_channels(options: CallOptions, channels: int) -> None:
@@ -70,7 +95,7 @@ def check_channels(options: CallOptions, channels: int) -> None:
         raise _fault(options, message, ["channel_numbers"], "channels.invalid")
 
 
-def check_groups(options: CallOptions) -> None:
+def _check_groups(options: CallOptions) -> None:
     """A language is in one group at most, and no group has the name of another, or of a language. Raises OptionsError."""
     languages = {*(options.languages or []), *options.language_priors}
     languages.update(*(group.languages for group in options.language_groups))

@@ -29,6 +29,9 @@ def language_faults(options: CallOptions) -> list[ErrorDetail]:
 
 def _unknown(language: str, *location: int | str) -> ErrorDetail:
     message = f"{language!r} is not a language that the model knows"
+    alone = language.partition("-")[0].lower()
+    if alone in LABELS:
+        message += f"; it tells languages apart, not their regions or scripts: {alone!r}"
     return ErrorDetail(["options", *location], message, "language.unknown")
 
 

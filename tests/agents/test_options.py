@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from pipeline.options import MAX_OPTIONS_BYTES, OptionsError, read_options
+from pipeline.scoring.language_choice import language_faults
 from pipeline.scoring.voiceprint import DIMENSION, Voiceprint, encode
+from schemas.media import LanguageGroup
 from schemas.stream import SpeechRecord, Utterance
 from schemas.tasks import Technology
 from tests.agents.conftest import OpenBench
@@ -189,12 +191,32 @@ def test_inconsistent_groups_are_refused_in_one_line(options: dict[str, Any], lo
         {"start_time": -1},
         {"owner": ""},
         {"a\nb": 1},
+        {"correlation_id": "a\r\nb"},
     ],
 )
 def test_values_out_of_bounds_are_refused_in_one_line(options: dict[str, Any]) -> None:
     with pytest.raises(OptionsError, match=r"^options: .+$") as refused:
         read_options(json.dumps(options))
     assert "\n" not in str(refused.value)
+
+
+def test_the_case_of_a_language_means_nothing() -> None:
+    groups = [{"identifier": "West", "languages": ["EN"]}]
+    spelt = {"languages": ["En", "cs"], "language_groups": groups, "language_priors": {"EN": 0.5, "en": 0.25}}
+    options = read_options(json.dumps(spelt))
+    assert (options.languages, options.language_priors) == (["en", "cs"], {"en": 0.25})
+    assert options.language_groups == [LanguageGroup("West", ["en"])]
+    assert not language_faults(options)
+    with pytest.raises(OptionsError, match="'en' is grouped twice"):
+        read_options(json.dumps({"language_groups": [*groups, {"identifier": "b", "languages": ["en"]}]}))
+
+
+@pytest.mark.parametrize(("tag", "says"), [("en-US", "not their regions or scripts: 'en'"), ("xx-US", "model knows")])
+def test_a_language_with_a_region_is_refused_with_its_name_alone(tag: str, says: str) -> None:
+    [fault] = language_faults(read_options(json.dumps({"languages": [tag]})))
+    assert (fault.location, fault.type) == (["options", "languages", 0], "language.unknown")
+    assert fault.message.startswith(repr(tag))
+    assert fault.message.endswith(says)
 
 
 async def test_channel_numbers_for_other_channels_reject_every_task(open_bench: OpenBench) -> None:
