@@ -48,10 +48,11 @@ def read_clips(manifest: Path, *needed: str, corpora: Collection[str] = ()) -> l
 
     Raises ManifestError.
     """
-    seen: dict[str, int] = {}
+    seen: dict[Path, int] = {}
     clips = []
     for line, row in _rows(manifest, "path", *needed):
-        if (first := seen.setdefault(row["path"], line)) != line:  # compared with itself it would be a perfect score
+        path = (manifest.parent / row["path"]).resolve()
+        if (first := seen.setdefault(path, line)) != line:  # compared with itself it would be a perfect score
             raise ManifestError(f"{manifest}, line {line}: {row['path']} is listed in line {first} already")
         clips.append(_clip(row, manifest, line))
     chosen = _of_corpora(clips, corpora, manifest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import onnx
@@ -18,7 +17,7 @@ from pipeline.models.torch_weights import read_state
 def convert_file(source: Path, conversion: Conversion, target: Path) -> None:
     """Write the ONNX file. Raises ModelError when the source is not what the conversion is for, and OSError."""
     if conversion is Conversion.COPY:
-        shutil.copyfile(source, target)
+        write_file(target, source.read_bytes())
         return
     try:
         model = _converted(source, conversion)

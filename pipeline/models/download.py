@@ -53,7 +53,13 @@ def _own_file(model: Model, file: ModelFile) -> Path:
     path = path / file.member if path.is_dir() else path
     if not path.is_file():
         raise ModelError(f"file {path} of model {model.name!r} does not exist; correct its path in the manifest")
-    if file.sha256 and (found := sha256_of(path)) != file.sha256:
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise ModelError(
+            f"file {path} of model {model.name!r} cannot be read: {error.strerror}; check its owner and disk"
+        ) from None
+    if file.sha256 and found != file.sha256:
         raise _wrong_hash(str(path), file.sha256, found)
     return path
 

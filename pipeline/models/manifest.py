@@ -6,7 +6,7 @@ import enum
 import hashlib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -57,6 +57,14 @@ class FeatureKind(enum.StrEnum):
     WHISPER_LOG_MEL = "whisper-log-mel"
 
 
+_OF_ROLE = {  # what a model of each role is fed with, and how many files it has
+    Role.VAD: (FeatureKind.SAMPLES, 1),
+    Role.SPEAKER: (FeatureKind.KALDI_FBANK, 1),
+    Role.VOICE: (FeatureKind.SLANEY_MEL, 1),
+    Role.LANGUAGE: (FeatureKind.WHISPER_LOG_MEL, 2),  # encoder and decoder
+}
+
+
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A package of a registry by name, version and the archive's SHA-256; or the user's own file by its path."""
 
@@ -76,8 +84,8 @@ class ModelFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """One file of the archive, and the ONNX file that it becomes, with the names of its inputs and outputs."""
 
     output: FileName
-    inputs: list[str]
-    outputs: list[str]
+    inputs: Annotated[list[str], Meta(min_length=1)]
+    outputs: Annotated[list[str], Meta(min_length=1)]
     member: str = ""
     sha256: Sha256 = ""
     conversion: Conversion = Conversion.COPY
@@ -87,7 +95,7 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Audio as a model wants it: samples in [-1, 1] are multiplied by `sample_scale` first."""
 
     kind: FeatureKind
-    sample_rate_hz: Annotated[int, Meta(ge=8000, le=48_000)] = 16_000
+    sample_rate_hz: Literal[16_000] = 16_000  # what all of them hear
     sample_scale: Annotated[float, Meta(gt=0)] = 1.0
     bins: Annotated[int, Meta(ge=0, le=1024)] = 0
     window: str = ""
@@ -180,6 +188,18 @@ def _check(model: Model, what: str) -> None:
             raise ModelError(f"{what} is wrong: model {model.name!r} has a source of kind {source.kind} without {field!r}")
     if source.kind is not SourceKind.FILE and not all(file.member and file.sha256 for file in model.files):
         raise ModelError(f"{what} is wrong: model {model.name!r} has a file without 'member' or 'sha256'")
+    if fault := _role_fault(model):
+        raise ModelError(f"{what} is wrong: model {model.name!r} {fault}")
+
+
+def _role_fault(model: Model) -> str | None:
+    """What the code of its role could not do: feed it with other features, from more or fewer files."""
+    kind, files = _OF_ROLE[model.role]
+    if len(model.files) != files:
+        return f"has {len(model.files)} files where a {model.role} model has {files}"
+    if model.features.kind is not kind:
+        return f"has features of kind {model.features.kind} where a {model.role} model has {kind}"
+    return None
 
 
 def _resolved(model: Model, folder: Path) -> Model:

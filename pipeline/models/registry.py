@@ -21,6 +21,7 @@ from pipeline.models.store import (
     ModelState,
     ModelStatus,
     disk_errors,
+    fingerprint,
     install,
     locked,
     model_paths,
@@ -134,6 +135,7 @@ def _fetch_all(cache_dir: Path | str, models: Sequence[Model], report: OnProgres
 def _fetch_one(cache_dir: Path | str, model: Model, report: OnProgress) -> None:
     with staging(cache_dir) as folder:
         report(Progress(model.name, Stage.DOWNLOADING))
+        made_from = fingerprint(model)  # before it is read: the user may be replacing it
         sources = obtain(model, folder)
         report(Progress(model.name, Stage.CONVERTING))
         outputs = {file.output: folder / file.output for file in model.files}
@@ -141,7 +143,7 @@ def _fetch_one(cache_dir: Path | str, model: Model, report: OnProgress) -> None:
             convert_file(source, file.conversion, outputs[file.output])
         report(Progress(model.name, Stage.CHECKING))
         check_conversion(model, list(outputs.values()))
-        install(cache_dir, model, outputs)
+        install(cache_dir, model, outputs, made_from)
     report(Progress(model.name, Stage.READY))
 
 

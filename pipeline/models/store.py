@@ -113,9 +113,9 @@ def read_stamp(cache_dir: Path | str, model: Model) -> Stamp | None:
         return None
 
 
-def install(cache_dir: Path | str, model: Model, files: Mapping[str, Path]) -> None:
-    """Move finished files (by output name) into place, and then stamp them."""
-    stamp = Stamp(fingerprint(model), {name: FileStamp(path.stat().st_size, sha256_of(path)) for name, path in files.items()})
+def install(cache_dir: Path | str, model: Model, files: Mapping[str, Path], made_from: str) -> None:
+    """Move finished files (by output name) into place, and then stamp them with the fingerprint of what they were made from."""
+    stamp = Stamp(made_from, {name: FileStamp(path.stat().st_size, sha256_of(path)) for name, path in files.items()})
     stamp_path = _stamp_path(cache_dir, model)
     stamp_path.unlink(missing_ok=True)
     for name, path in files.items():

@@ -32,7 +32,7 @@ AnyArray = npt.NDArray[Any]
 # what unpickling and unpacking raise for a file that is broken or not what it seems
 _BROKEN = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error),
-    *(ValueError, TypeError, LookupError, EOFError, AttributeError, OverflowError, MemoryError),
+    *(ValueError, TypeError, LookupError, EOFError, AttributeError, OverflowError, MemoryError, RecursionError),
 )
 
 

@@ -67,6 +67,7 @@ def test_clips_without_what_is_needed_are_left_out(tmp_path: Path) -> None:
         (b"path,speaker\n1.wav,a\n\n,b\n", [], "{}, line 4: no path"),
         (b"path,gender\n1.wav,m\n2.wav,mixed\n", [], "{}, line 3: gender 'mixed' is neither m nor f nor empty"),
         (b"path\n1.wav\n2.wav\n1.wav\n", [], "{}, line 4: 1.wav is listed in line 2 already"),
+        (b"path\n1.wav\n./1.wav\n", [], "{}, line 3: ./1.wav is listed in line 2 already"),
         (b"path\na, b.wav\n", [], "{}, line 2: 2 cells under 1 columns; quote what has commas"),
         (b"path\n\xff.wav\n", [], "{}: 'utf-8' codec can't decode byte 0xff in position 5: invalid start byte"),
     ],

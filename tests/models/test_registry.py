@@ -288,6 +288,59 @@ def test_a_users_file_that_changed_is_taken_again(cache_dir: Path, tmp_path: Pat
     assert store.state_of(tmp_path, manifest.models[0]) is ModelState.CHANGED
 
 
+def test_a_users_file_that_changes_while_it_is_taken_is_taken_again(cache_dir: Path, tmp_path: Path) -> None:
+    shutil.copy(cache_dir / "models" / "campplus.onnx", tmp_path / "mine.onnx")
+    manifest = _own_model(tmp_path / "mine.onnx")
+
+    def replace(progress: Progress) -> None:
+        if progress.stage is Stage.CHECKING:
+            os.utime(tmp_path / "mine.onnx", (1, 1))
+
+    fetch(tmp_path, ["own"], replace, manifest=manifest)
+    assert store.state_of(tmp_path, manifest.models[0]) is ModelState.CHANGED
+    fetch(tmp_path, ["own"], manifest=manifest)
+    assert store.state_of(tmp_path, manifest.models[0]) is ModelState.READY
+
+
+def test_a_users_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """Not the folder that it would have been put into."""
+    unreadable = Path("/proc/self/mem")
+    if not unreadable.is_file():
+        pytest.skip("no file here that is there and cannot be read")
+    assert "/proc/self/mem of model 'own' cannot be read: Input/output error" in _fails(tmp_path, _own_model(unreadable))
+
+
+OWN = """
+    [[models]]
+    name = "mine"
+    role = "speaker"
+    licence = "proprietary"
+    dimension = 192
+    source = {kind = "file", path = "mine.onnx"}
+    features = {kind = "kaldi-fbank", bins = 80}
+    files = [{output = "mine.onnx", inputs = ["features"], outputs = ["embedding"]}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "says"),
+    [
+        ("bins = 80", "bins = 80, sample_rate_hz = 8000", "8000"),
+        ("kaldi-fbank", "samples", "features of kind samples where a speaker model has kaldi-fbank"),
+        ("speaker", "language", "has 1 files where a language model has 2"),
+        ('inputs = ["features"]', "inputs = []", "length >= 1"),
+    ],
+    ids=["rate", "kind", "files", "inputs"],
+)
+def test_what_the_code_of_a_role_cannot_do_is_refused(tmp_path: Path, right: str, wrong: str, says: str) -> None:
+    assert right in OWN
+    (tmp_path / "own.toml").write_text(OWN.replace(right, wrong))
+    with pytest.raises(ModelError) as refused:
+        load_manifest(tmp_path / "own.toml")
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_users_model_of_another_size_is_refused(cache_dir: Path, tmp_path: Path) -> None:
     manifest = _own_model(cache_dir / "models" / "campplus.onnx", dimension=512)
     assert "gives 192 values, not 512" in _fails(tmp_path, manifest)

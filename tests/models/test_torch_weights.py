@@ -55,6 +55,17 @@ def _tensor(offset: int, shape: tuple[int, ...], strides: tuple[int, ...], eleme
 STORAGE = {"0": np.arange(6, dtype="<f4").tobytes()}
 
 
+@pytest.mark.parametrize(
+    "state",
+    [b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.", b"\x80\x02" + b"}X\x01\x00\x00\x00a" * 5000 + b"}" + b"s" * 5000 + b"."],
+)
+def test_dictionaries_without_end_are_refused(tmp_path: Path, state: bytes) -> None:
+    """One that holds itself, and five thousand in each other."""
+    pickle.loads(state)
+    with pytest.raises(ModelError):
+        read_state(_zip(tmp_path / "w.pt", state))
+
+
 def test_a_tensor_is_a_view_of_its_storage(tmp_path: Path) -> None:
     state = read_state(_zip(tmp_path / "w.pt", _tensor(1, (2, 2), (1, 2)), STORAGE))
     np.testing.assert_array_equal(state["w"], [[1, 3], [2, 4]])
