@@ -1,7 +1,7 @@
 """Calls for benchmarks, with as much speech as is wanted; and what they take without Kafka and Faust, the limit."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,7 +70,7 @@ def limit_cpu_s(
     for number in numbers:
         frames = track.of_call(number)  # which is no part of the limit
         began_s = time.thread_time()
-        _hear(models, settings, track, options, frames)
+        hear(models, settings, options, track.listen(frames))
         taken_s += time.thread_time() - began_s
     return taken_s / (track.shape.seconds * len(numbers))
 
@@ -89,10 +89,11 @@ def longest_cpu_s(models: ModelSet, track: Track) -> float:
     return time.thread_time() - began_s
 
 
-def _hear(models: ModelSet, settings: Settings, track: Track, options: CallOptions, frames: Frames) -> None:
+def hear(models: ModelSet, settings: Settings, options: CallOptions, said: Iterable[object]) -> None:
+    """What a worker's models hear of all that detection said of a two-channel call: no more than is wanted."""
     needs, segments = needs_of(options, settings), SegmentLog(FORMAT, RATE_HZ)
     call = ExtractionCall(CallBegin("c", 2, options, ""), LanguageScorer(settings))
-    for one in track.listen(frames):
+    for one in said:
         if isinstance(one, HeardUtterance):
             wanted, span = needs.of_utterance(segments.speech_ms(one.channel)), one.span
             segments.add(one.channel, span)

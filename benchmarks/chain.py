@@ -3,7 +3,8 @@
     python -m benchmarks.chain [CALLS]
 
 The call is the bundled sample (two channels, 8000 Hz); "audio" counts the call's seconds once, whatever its channels.
-The limit that the chain is held against is the same models on the same utterances without Faust and Kafka, in the same run.
+The limit that the chain is held against is detection and the same models on what a worker's hear of it, without Faust and
+Kafka, in the same run.
 A worker of all agents is pinned to one core. Latency is from the record timestamp of the chunk that closes an utterance to that
 of the partial result, while one call is sent as slowly as it was spoken.
 """
@@ -19,7 +20,7 @@ import msgspec
 import numpy as np
 import soundfile
 
-from agents.extractor import extract
+from benchmarks.calls import DEFAULTS, hear
 from benchmarks.machine import describe
 from benchmarks.worker import all_records, broker_and_worker, sample_calls, send_and_wait
 from pipeline.audio.listener import CallListener, HeardUtterance
@@ -56,6 +57,7 @@ class Core:
         self.audio_s = len(frames) / rate_hz
         self._audio = frames.astype("<i2").tobytes()
         self._format = AudioFormat(sample_rate_hz=rate_hz, channels=frames.shape[1])
+        self._settings = settings
         self._silero = load_vad(settings.cache_dir, settings.manifest_path)
         self.models = load_models(settings)
         self.heard = self.listen()
@@ -77,9 +79,9 @@ class Core:
         yield "voice (GE2E)", lambda: [self.models.voice.embed(one) for one in self.wide]
         yield "language (whisper)", lambda: [self.models.language.log_posteriors(one) for one in self.wide]
 
-    def extraction(self) -> object:
-        """All that the extraction agent computes."""
-        return [extract(self.models, one) for one in self.utterances]
+    def extraction(self) -> None:
+        """All that the extraction agent computes: until it is enough."""
+        hear(self.models, self._settings, DEFAULTS, self.heard)
 
 
 def _utterance(heard: HeardUtterance) -> Utterance:

@@ -9,8 +9,6 @@ import msgspec
 
 from pipeline.topics import TOPICS
 
-_DAY_S = 86_400.0
-
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     """What comes in. `speech` is the share of each channel's time, the length of a call in s.

@@ -10,9 +10,11 @@ import pytest
 from benchmarks import calls
 from benchmarks.calls import Shape, Track, limit_cpu_s
 from benchmarks.everything import tables
-from benchmarks.live import search
+from benchmarks.live import Measured, report, search
+from benchmarks.worker import Usage
 from pipeline.models.models import ModelSet
 from pipeline.settings import Settings
+from schemas.tasks import Technology
 
 PRINTED = """A machine, 2 cores
 
@@ -52,12 +54,15 @@ def test_the_limit_is_what_hearing_takes_and_not_the_making_of_the_audio(monkeyp
             now_s += 5.0
             return np.full((8000, 2), number, np.int16)
 
+        def listen(self, frames: calls.Frames) -> None:
+            """Nothing is said."""
+
     def hear(*_: object) -> None:
         nonlocal now_s
         now_s += 2.0
 
     monkeypatch.setattr(time, "thread_time", lambda: now_s)
-    monkeypatch.setattr(calls, "_hear", hear)
+    monkeypatch.setattr(calls, "hear", hear)
     assert limit_cpu_s(cast(ModelSet, None), Settings(), cast(Track, Made()), numbers=range(3)) == pytest.approx(2.0 / 300.0)
 
 
@@ -68,6 +73,17 @@ def test_calls_begin_at_places_that_do_not_follow_from_one_another() -> None:
     begins = [int(track.of_call(number)[0, 0]) for number in range(20)]
     assert begins == [int(track.of_call(number)[0, 0]) for number in range(20)]
     assert len({later - earlier for earlier, later in itertools.pairwise(begins)}) > 15
+
+
+@pytest.mark.parametrize(
+    ("latency_ms", "are_silent", "borne"),
+    [({}, False, False), ({}, True, True), ({key: [400.0] for key in Technology}, False, True)],
+    ids=["no result at all", "nobody speaks", "in time"],
+)
+def test_calls_that_speak_and_give_nothing_are_not_borne(
+    latency_ms: dict[Technology, list[float]], are_silent: bool, borne: bool
+) -> None:
+    assert report(60, 0.01, Measured(latency_ms, 0.0, Usage(1, 0.0, 0.0, 0.0)), are_silent=are_silent) is borne
 
 
 @pytest.mark.parametrize(

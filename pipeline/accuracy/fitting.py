@@ -56,7 +56,10 @@ class Regression(NamedTuple):
 
 
 def regress(x: Float64, target: Bools, weight: Float64, ridge: float = NEXT_TO_NONE) -> Regression:
-    """Fit x (n, d) with ridge/2 · |weights|² as penalty; weights of examples sum to 1, a half for each class."""
+    """Fit x (n, d) with ridge/2 · |weights|² as penalty; the weights of examples sum to 1.
+
+    Below `RIDGE` the penalty is on the weights of x scaled to a standard deviation of 1 in each dimension.
+    """
     scale = np.maximum(x.std(axis=0), 1e-12) if ridge < RIDGE else np.ones(x.shape[1])
     model = LogisticRegression(C=1.0 / ridge, max_iter=5000, tol=1e-8).fit(x / scale, target, sample_weight=weight)
     return Regression(model.coef_[0] / scale, float(model.intercept_[0]))

@@ -23,7 +23,7 @@ _EXPONENTS = (0.0, 1.0)  # more speech is never less evidence, nor more than if 
 
 
 class Examples:
-    """Channels (n,): mean log posteriors (n, 99), seconds of speech, the true label's place, and the weight.
+    """Channels (n,): mean log posteriors (n, 99), seconds of speech that these are of, the true label's place, and weight.
 
     Every corpus and language weighs the same. Channels without evidence, and of languages that are not allowed by default, are
     left out.
@@ -35,7 +35,7 @@ class Examples:
         evidence = [evidence_of(said) for _, said in channels]
         scores = [mean for one in evidence if (mean := one.log_scores()) is not None]
         self.mean: Float64 = np.array(scores).reshape(len(scores), len(LABELS))
-        self.speech_s: Float64 = np.array([one.speech_s for one in evidence])
+        self.speech_s: Float64 = np.array([one.weight_s for one in evidence])
         self.truth: Ints = np.array([LABELS.index(clip.language) for clip, _ in channels], np.int64)
         _, group, counts = np.unique(
             [f"{clip.corpus}/{clip.language}" for clip, _ in channels], return_inverse=True, return_counts=True

@@ -5,6 +5,7 @@ Beside our detector stand webrtcvad alone and silero alone, each as its package 
 
 from __future__ import annotations
 
+import collections
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -84,11 +85,21 @@ def evaluate(manifest: Path, options: Options) -> Evaluation:
 
     Raises ManifestError, RecordingError and ModelError.
     """
-    recordings = read_labelled(manifest, options.corpora)
+    recordings = first_of_each_corpus(read_labelled(manifest, options.corpora), options.limit)
     silero = load_vad(options.cache_dir, options.manifest_path)
     counted = {band: count_all(recordings, band, _detectors(silero), options) for band in Band}
     tables = [_table(counted[band], corpora_of(recordings), band, options) for band in Band]
     return Evaluation(tables, _plots(counted), len(recordings), _notes(recordings), groups="recordings")
+
+
+def first_of_each_corpus(recordings: list[LabelledRecording], limit: int) -> list[LabelledRecording]:
+    """So many of each corpus at most."""
+    rank: collections.Counter[str] = collections.Counter()
+    kept = []
+    for one in recordings:
+        rank[one.corpus] += 1
+        kept += [one] if rank[one.corpus] <= limit else []
+    return kept
 
 
 def _notes(recordings: list[LabelledRecording]) -> list[str]:

@@ -179,7 +179,7 @@ class _Show:
     def __init__(self, demo: Demo, live: Live | None) -> None:
         self._demo = demo
         self._live = live
-        self._said = ""
+        self._said: dict[str, int] = {}  # final tasks, by call
 
     def __call__(self) -> None:
         if self._live is not None:
@@ -187,10 +187,11 @@ class _Show:
             return
         for call in self._demo.calls.values():
             final = sum(one.task.state.is_final for one in call.latest.values())
+            if self._said.get(call.call_id) == final:
+                continue
+            self._said[call.call_id] = final
             line = f"call {call.call_id}: {call.sent_s:.0f} s of audio in, {final} of {len(call.expected)} tasks final"
-            if line.split(",")[1] != self._said:
-                self._said = line.split(",")[1]
-                self._demo.say(f"{line}, {call.speech_s:.1f} s of speech found")
+            self._demo.say(f"{line}, {call.speech_s:.1f} s of speech found")
 
 
 async def _stream(demo: Demo, settings: Settings) -> None:

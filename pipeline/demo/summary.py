@@ -29,7 +29,7 @@ def channel_table(call_id: str, answers: Answers) -> Table:
 
 
 def comparison_table(names: Sequence[str], scores: Mapping[str, Any]) -> Table:
-    """Who is alike whom: log-likelihood ratios, above 2 the same voice, below 0 another."""
+    """Who is alike whom: log-likelihood ratios (natural log)."""
     title = "voices compared (log-likelihood ratio: 0 undecided, higher more alike)"
     table = Table("", *names, title=title, min_width=len(title))
     width = scores["columns_count"]

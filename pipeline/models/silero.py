@@ -22,7 +22,6 @@ from pipeline.models.graph import GraphBuilder, open_graph
 
 Float32Array = npt.NDArray[np.float32]
 
-WINDOW_S: Final = 0.032
 WINDOW_SAMPLES: Final = {8000: 256, 16000: 512}
 _CONTEXT_SAMPLES: Final = {256: 32, 512: 64}  # of the window before, which the model sees again
 HIDDEN: Final = 128

@@ -31,8 +31,8 @@ class LanguageEvidence:
 
     def __init__(self) -> None:
         self._sum: Float64 | None = None
-        self._weight_s = 0.0
-        self.speech_s = 0.0
+        self.weight_s = 0.0  # of the speech that was identified
+        self.speech_s = 0.0  # also of what was too short for that
 
     def add(self, log_posteriors: NDArray[np.float32], speech_s: float) -> None:
         """Add an utterance; an empty array counts its speech only."""
@@ -41,13 +41,13 @@ class LanguageEvidence:
             return
         weighted = log_posteriors.astype(np.float64) * speech_s
         self._sum = weighted if self._sum is None else self._sum + weighted
-        self._weight_s += speech_s
+        self.weight_s += speech_s
 
     def log_scores(self, calibration: LanguageCalibration = UNCALIBRATED) -> Float64 | None:
         """Calibrated natural-log probabilities of all labels (labels,), not made to sum to 1; None without evidence."""
         if self._sum is None or self.speech_s < MIN_SPEECH_S:
             return None
-        log_scores: Float64 = self._sum / self._weight_s * calibration.sharpness(self._weight_s)
+        log_scores: Float64 = self._sum / self.weight_s * calibration.sharpness(self.weight_s)
         return log_scores
 
     def scores(

@@ -17,7 +17,19 @@ from matplotlib.figure import Figure
 from pipeline.accuracy.audio import Band, RecordingError
 from pipeline.accuracy.evaluation import Cell, Evaluation, Measured, Options, Table
 from pipeline.accuracy.manifest import LabelledRecording, ManifestError
-from pipeline.accuracy.vad import OURS, SILERO, WEBRTC, count, equal_error_rate, evaluate, figures, matched, median, runs
+from pipeline.accuracy.vad import (
+    OURS,
+    SILERO,
+    WEBRTC,
+    count,
+    equal_error_rate,
+    evaluate,
+    figures,
+    first_of_each_corpus,
+    matched,
+    median,
+    runs,
+)
 from pipeline.accuracy.vad_detectors import (
     Labelled,
     Said,
@@ -257,3 +269,8 @@ def test_detectors_hear_speech(silero: SileroVad, call: npt.NDArray[np.float32])
         assert said.speech[~loud].mean() < 0.3
     scores = readout_scores(audio, 8000, silero)
     assert scores[loud].mean() > scores[~loud].mean() + 0.5
+
+
+def test_of_each_corpus_no_more_recordings_are_used_than_the_limit() -> None:
+    listed = [LabelledRecording(Path(f"{number}.wav"), corpus, []) for number, corpus in enumerate("aabab")]
+    assert [one.path.stem for one in first_of_each_corpus(listed, 2)] == ["0", "1", "2", "4"]
