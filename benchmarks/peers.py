@@ -79,12 +79,14 @@ def g711() -> Row:
 
 
 def resampling(core: Core) -> Sequence[Row]:
-    """From 8 to 16 kHz, utterance by utterance."""
+    """From 8 to 16 kHz, utterance by utterance: ours from 16-bit samples, peers from floats that are there, or from these."""
     scaled = [one.audio.astype(np.float32) / 32768.0 for one in core.heard]
+    audio = [one.audio for one in core.heard]
     ours_s = least_s(lambda: [to_wide(one.audio, 8000) for one in core.heard])
     soxr_s = least_s(lambda: [soxr.resample(one, 8000, 16_000, quality="HQ") for one in scaled])
+    whole_s = least_s(lambda: [soxr.resample(one.astype(np.float32) / 32768.0, 8000, 16_000, quality="HQ") for one in audio])
     scipy_s = least_s(lambda: [resample_poly(one, 2, 1) for one in scaled])
-    peers = (("soxr alone", soxr_s), ("scipy's resample_poly", scipy_s))
+    peers = (("soxr alone", soxr_s), ("soxr, from 16-bit samples", whole_s), ("scipy's resample_poly", scipy_s))
     return [Row("8 to 16 kHz", peer, ours_s, peer_s, core.speech_s, AUDIO) for peer, peer_s in peers]
 
 
