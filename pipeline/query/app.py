@@ -14,6 +14,7 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ASGIApp
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -139,7 +140,12 @@ def _health_routes(service: Service) -> list[HTTPRouteHandler]:
     async def health() -> Health:
         return Health()
 
-    @get("/ready", name="ready", description="Kafka and the store can be reached, the view has caught up; 503 otherwise.")
+    @get(
+        "/ready",
+        name="ready",
+        description="Kafka and the store can be reached, the view has caught up; 503 otherwise.",
+        responses={503: ResponseSpec(Readiness, description="Not ready; `checks` say why", generate_examples=False)},
+    )
     async def ready() -> Response[Readiness]:
         readiness = await service.readiness()
         return Response(readiness, status_code=HTTPStatus.OK if readiness.ready else HTTPStatus.SERVICE_UNAVAILABLE)

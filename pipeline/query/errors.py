@@ -7,7 +7,7 @@ import msgspec
 
 from schemas.errors import ContextValue, DetailType, ErrorDetail, RequestError, RequestErrorType
 
-MAX_DETAILS = 100
+MAX_DETAILS = 1000
 JSON_TYPE = "application/json"
 
 _encoder = msgspec.json.Encoder()
@@ -51,7 +51,7 @@ def request_invalid() -> RequestRefusedError:
 
 
 def validation_failed(details: Sequence[ErrorDetail]) -> RequestRefusedError:
-    """422 with one entry a fault, the first 100 of them."""
+    """422 with one entry a fault, the first 1,000 of them."""
     error = RequestError(RequestErrorType.VALIDATION, "Request validation error.", list(details[:MAX_DETAILS]))
     return RequestRefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, error)
 

@@ -70,8 +70,8 @@ class Follower:
     """Feeds the view until cancelled. `problem` is None while Kafka answers, else what is wrong with it.
 
     `caught_up`: what was on the topic at the start of the session is in the view, and it stays so. `is_current`: what was there
-    a probe ago is, now; a busy topic always holds something that is newer. `complete`: the view has caught up once since it
-    was opened, or emptied, so that what it does not hold is unknown.
+    a probe ago is, now; a busy topic always holds something that is newer. `complete`: the view has caught up since it was
+    opened or emptied and since Kafka was last away, so that what it does not hold is unknown.
     """
 
     def __init__(self, settings: Settings, view: View, metrics: QueryMetrics, hub: Hub) -> None:
@@ -119,11 +119,11 @@ class Follower:
         text, name = str(error) or "no answer in time", type(error).__name__
         self.problem = text if text.startswith(name) else f"{name}: {text}"  # aiokafka's errors name themselves
         self.caught_up = self.is_current = False
+        self.complete.clear()  # what is written meanwhile is not known
         logger.warning(
             "following %s on %s stopped (%s): again in %g s", self._topic, self._settings.broker, self.problem, back_off_s
         )
         if self._view.damaged:
-            self.complete.clear()
             self._view.rebuild()
 
     async def _session(self) -> None:

@@ -31,7 +31,8 @@ class MediaForm:
         if content_length is not None and content_length > self._max_file_bytes + FRAME_BYTES:
             raise media_too_large(content_length, self._max_file_bytes)
         try:
-            parser = PushMultipartParser(_boundary(content_type), max_segment_count=MAX_PARTS)
+            # names of files are not used, and browsers send them in any encoding
+            parser = PushMultipartParser(_boundary(content_type), max_segment_count=MAX_PARTS, header_charset="latin-1")
             with parser:
                 async for piece in self._counted(pieces):
                     for event in parser.parse(piece) if piece else ():

@@ -81,7 +81,8 @@ class _Query:
         value = read_number(text)
         if value is not None and least <= value <= MAX_TIME_S and not (is_open and value == least):
             return value
-        self.fault(name, f"A number of seconds {'above' if is_open else 'of at least'} {least:g} is needed.")
+        bound = f"{'above' if is_open else 'of at least'} {least:g} and at most {MAX_TIME_S:g}"
+        self.fault(name, f"A number of seconds {bound} is needed.")
         return default
 
     def channel_mode(self) -> ChannelMode:
@@ -106,6 +107,8 @@ def read_parameters(technology: Technology, values: Mapping[str, str]) -> MediaP
     query = _Query(values)
     range_from = query.seconds("range_from", 0.0, 0.0)
     range_to = query.seconds("range_to", None, 0.0, is_open=True)
+    if range_to is not None and range_to <= range_from:
+        query.fault("range_to", "range_to lies behind range_from.")
     enough = query.seconds("max_speech_length", None, 0.0, is_open=True) if technology in CAPPED else None
     parameters = MediaParameters(query.channel_mode(), query.channels(), range_from, range_to, enough)
     if query.details:

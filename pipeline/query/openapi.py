@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 from litestar import Request
-from litestar.datastructures import ResponseHeader
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import (
@@ -29,6 +28,7 @@ from pipeline.query.media_requests import CAPPED, CHANNELS, CONFIGS, MAX_TIME_S
 from pipeline.query.push import MAX_WAIT_S
 from pipeline.request_lists import FIELDS
 from schemas.errors import RequestError
+from schemas.media import Header
 from schemas.requests import MAX_VOICEPRINTS, ChannelMode
 from schemas.tasks import Technology
 
@@ -44,10 +44,18 @@ REFUSALS = {
     HTTPStatus.INSUFFICIENT_STORAGE: "Storage capacity exceeded.",
     HTTPStatus.SERVICE_UNAVAILABLE: "Too many waits and event streams, or not all tasks are known yet.",
 }
-LOCATION_HEADERS = [
-    ResponseHeader(name=name, description="Where to poll for the task's state and result", documentation_only=True)
-    for name in ("Location", "X-Location")
-]
+_IDS = {
+    Header.CORRELATION_ID.value: "As in the request, or made for it",
+    Header.REQUEST_ID.value: "As in the request, or made for it",
+}
+_LOCATION = dict.fromkeys(("Location", "X-Location"), "Where to poll for the task's state and result")
+_RATE = {
+    "Retry-After": "Seconds until the next request is served",
+    "X-RateLimit-Limit": "Requests in a window",
+    "X-RateLimit-Remaining": "Requests that are left in this window",
+    "X-RateLimit-Reset": "When the window ends (Unix time, s)",
+}
+_HEADERS = {"202": _IDS | _LOCATION, "429": _IDS | _RATE}
 READ_REFUSALS = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.NOT_FOUND,
@@ -55,14 +63,19 @@ READ_REFUSALS = (
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
-START_REFUSALS = (
+_START_REFUSALS = (
     HTTPStatus.BAD_REQUEST,
-    HTTPStatus.FORBIDDEN,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNPROCESSABLE_ENTITY,
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.INSUFFICIENT_STORAGE,
 )
+
+
+def start_refusals(technology: Technology) -> list[HTTPStatus]:
+    """Of a POST; the licence does not count voice activity detection, as on the reference platform."""
+    is_counted = technology is not Technology.VOICE_ACTIVITY_DETECTION
+    return [*_START_REFUSALS, HTTPStatus.FORBIDDEN] if is_counted else [*_START_REFUSALS]
 
 
 def refusal_specs(statuses: Sequence[HTTPStatus]) -> dict[int, ResponseSpec]:
@@ -110,11 +123,21 @@ class ReadOperation(DescribedOperation):
 
 
 class TruePlugin(JsonRenderPlugin):
-    """Renders the document with `anyOf` where Litestar says `oneOf`: a whole number is a number too."""
+    """Renders the document with the headers of answers, and `anyOf` where Litestar says `oneOf`: a whole number is a number."""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         """The document as JSON."""
-        return super().render(request, _any_of(openapi_schema))
+        return super().render(request, _any_of(_with_headers(openapi_schema)))
+
+
+def _with_headers(document: dict[str, Any]) -> dict[str, Any]:
+    """With the headers of answers: `ResponseSpec` knows none."""
+    operations = (operation for path in document["paths"].values() for operation in path.values())
+    for responses in (operation["responses"] for operation in operations if isinstance(operation, dict)):
+        for status, response in responses.items():
+            named = _HEADERS.get(status, _IDS)
+            response["headers"] = {name: {"description": text, "schema": {"type": "string"}} for name, text in named.items()}
+    return document
 
 
 def _any_of(value: Any) -> Any:  # noqa: ANN401  # JSON

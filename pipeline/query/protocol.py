@@ -11,7 +11,7 @@ import h11
 import msgspec
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from pipeline.query.edge import read_ids, refuse
+from pipeline.query.edge import STATE_KEY, RequestIds, ids_of, read_ids, refuse
 from pipeline.query.errors import JSON_TYPE, RequestRefusedError, busy, request_invalid
 
 LOOK_EVERY_S = 1.0
@@ -157,12 +157,17 @@ class GuardedProtocol(H11Protocol):
     def _is_silent(self) -> bool:
         return self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
 
+    def _ids(self) -> RequestIds:
+        """Those of the request whose body comes; new ones where there is no more than a head that cannot be read."""
+        begun = self.cycle is not None and not self.cycle.response_complete
+        scope = self.cycle.scope if begun else {"headers": ()}
+        return ids_of(scope) if STATE_KEY in scope else read_ids(scope["headers"])
+
     def _refuse(self, refusal: RequestRefusedError) -> None:
         """Answers if nothing was answered yet, and closes."""
         if self.conn.our_state in _NOT_ANSWERED and not self._is_silent():
-            ids = read_ids(()).as_headers()
             headers = [(b"content-type", JSON_TYPE.encode()), (b"content-length", str(len(refusal.body)).encode())]
-            headers += [(b"connection", b"close"), *ids]
+            headers += [(b"connection", b"close"), *self._ids().as_headers(), *self.server_state.default_headers]
             response = h11.Response(status_code=refusal.status, headers=headers, reason=refusal.status.phrase.encode())
             for event in (response, h11.Data(data=refusal.body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")

@@ -12,7 +12,7 @@ from litestar.openapi.spec import Operation
 from pipeline.query.edge import ids_of
 from pipeline.query.errors import JSON_TYPE, body_too_large
 from pipeline.query.forms import MediaForm
-from pipeline.query.openapi import LOCATION_HEADERS, START_REFUSALS, lists_operation, media_operation, refusal_specs
+from pipeline.query.openapi import lists_operation, media_operation, refusal_specs, start_refusals
 from pipeline.query.owners import owner_of
 from pipeline.query.tasks import BASE_PATH, Tasks
 from pipeline.request_lists import FIELDS
@@ -57,12 +57,11 @@ def _start_route(technology: Technology, operation: type[Operation], start: Star
         operation_id=f"start_{technology.name.lower()}",
         operation_class=operation,
         summary=f"{technology.value}: start task",
-        response_headers=LOCATION_HEADERS,
         status_code=202,
         request_max_body_size=None,  # counted as it is read, by what the answer has to say
         responses={
             202: ResponseSpec(TaskAccepted, description="The task was started", generate_examples=False),
-            **refusal_specs(START_REFUSALS),
+            **refusal_specs(start_refusals(technology)),
         },
     )
     async def start_task(request: AnyRequest) -> Response[bytes]:

@@ -16,43 +16,49 @@ def allowed_languages(options: CallOptions) -> list[str]:
 
 
 def language_faults(options: CallOptions) -> list[ErrorDetail]:
-    """Why languages cannot be told apart as these options say: one detail for each fault."""
+    """Why languages cannot be told apart as these options say: a detail for each fault, at its place in what the user wrote."""
     if options.languages == []:
-        return [ErrorDetail(["options", "languages"], "the list of languages is empty", "language.none")]
+        return [_fault(options, "the list of languages is empty", "language.none", "languages")]
     unknown = [
-        _unknown(language, "languages", index)
+        _unknown(options, language, "languages", index)
         for index, language in enumerate(options.languages or [])
         if language not in LABELS
     ]
     return unknown + list(_group_faults(options)) + _prior_faults(options)
 
 
-def _unknown(language: str, *location: int | str) -> ErrorDetail:
+def _fault(options: CallOptions, message: str, kind: str, *at: int | str) -> ErrorDetail:
+    if not options.is_file:
+        return ErrorDetail(["options", *at], message, kind)
+    named = {"language_groups": "groups", "language_priors": "languages"}  # in the `config` of a request with a file
+    return ErrorDetail(["body", "config", *(named.get(str(one), one) for one in at)], message, kind)
+
+
+def _unknown(options: CallOptions, language: str, *at: int | str) -> ErrorDetail:
     message = f"{language!r} is not a language that the model knows"
     alone = language.partition("-")[0].lower()
     if alone in LABELS:
         message += f"; it tells languages apart, not their regions or scripts: {alone!r}"
-    return ErrorDetail(["options", *location], message, "language.unknown")
+    return _fault(options, message, "language.unknown", *at)
 
 
 def _group_faults(options: CallOptions) -> Iterator[ErrorDetail]:
     asked_for = None if options.languages is None else set(options.languages)
     for index, group in enumerate(options.language_groups):
-        if group.identifier in LABELS:
+        if group.identifier.lower() in LABELS:
             message = f"the group {group.identifier!r} has the name of a language"
-            yield ErrorDetail(["options", "language_groups", index, "identifier"], message, "group.invalid")
+            yield _fault(options, message, "group.invalid", "language_groups", index, "identifier")
         for place, language in enumerate(group.languages):
-            at: list[int | str] = ["language_groups", index, "languages", place]
+            at = "language_groups", index, "languages", place
             if language not in LABELS:
-                yield _unknown(language, *at)
+                yield _unknown(options, language, *at)
             elif asked_for is not None and language not in asked_for:
-                yield ErrorDetail(["options", *at], f"{language!r} is not among the languages asked for", "group.invalid")
+                yield _fault(options, f"{language!r} is not among the languages asked for", "group.invalid", *at)
 
 
 def _prior_faults(options: CallOptions) -> list[ErrorDetail]:
     priors = options.language_priors
-    unknown = [_unknown(language, "language_priors", language) for language in priors if language not in LABELS]
+    unknown = [_unknown(options, one, "language_priors", one) for one in priors if one not in LABELS]
     if not unknown and all(priors.get(language) == 0 for language in allowed_languages(options)):
-        message = "every language that is allowed weighs 0"
-        return [ErrorDetail(["options", "language_priors"], message, "prior.invalid")]
+        return [_fault(options, "every language that is allowed weighs 0", "prior.invalid", "language_priors")]
     return unknown

@@ -302,8 +302,9 @@ async def test_new_partitions_are_followed(settings: Settings) -> None:
 
 
 async def test_a_broker_that_goes_away_and_comes_back(
-    embedded_broker: EmbeddedBroker, topic_prefix: str, tmp_path: Path
+    embedded_broker: EmbeddedBroker, topic_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tasks, "CATCH_UP_S", 0.1)
     settings = Settings(broker=embedded_broker.bootstrap, topic_prefix=topic_prefix, data_dir=str(tmp_path), partitions=1)
     body = {"voiceprints": ["QQ=="]}
     ids = [str(uuid.uuid4()) for _ in range(2)]
@@ -318,6 +319,7 @@ async def test_a_broker_that_goes_away_and_comes_back(
         assert not service.follower.is_current
         assert await has_status(client, "/health", 200)
         assert await has_state(client, f"{API}/{VAD.value}/{ids[0]}", "pending")
+        assert await has_status(client, f"{API}/{VAD.value}/{ids[1]}", 503)  # it may be there by now
         refused = await client.post(f"{API}/{GENDER}", json=body)
         assert (refused.status_code, refused.json()["type"]) == (500, "internal")
         assert service.view.count() == rows

@@ -79,6 +79,11 @@ async def test_other_fields_are_left_out(keeper: Keeper) -> None:
     assert await read(keeper, body) == (b"audio", None)
 
 
+async def test_the_name_of_a_file_may_be_in_any_encoding(keeper: Keeper) -> None:
+    named = part("file", b"audio", '; filename="NAME.wav"').replace(b"NAME", b"Gespr\xe4ch")
+    assert await read(keeper, named + END) == (b"audio", None)
+
+
 async def test_a_file_at_and_over_the_limit(keeper: Keeper) -> None:
     assert len((await read(keeper, part("file", b"x" * MAX_FILE_BYTES) + END))[0]) == MAX_FILE_BYTES
     with pytest.raises(RequestRefusedError) as refusal:
@@ -154,7 +159,7 @@ async def test_no_file_or_two(keeper: Keeper) -> None:
         ({"range_from": "0", "range_to": "2.25"}, MediaParameters(range_to=2.25)),
         ({"range_from": "1.5", "max_speech_length": "30"}, MediaParameters(range_from=1.5, max_speech_length=30.0)),
         ({"something": "of theirs"}, MediaParameters()),
-        ({"range_from": "1.5e1", "range_to": "2"}, MediaParameters(range_from=15.0, range_to=2.0)),
+        ({"range_from": "1.5e1", "range_to": "20"}, MediaParameters(range_from=15.0, range_to=20.0)),
     ],
 )
 def test_the_query(query: dict[str, str], expected: MediaParameters) -> None:
@@ -252,6 +257,22 @@ def test_what_is_wrong_in_the_query_and_in_config_is_said_together() -> None:
     with refused(400):
         read_asked(LANGUAGE, query, b"{")
     assert read_asked(LANGUAGE, {"channels": "1"}, None)[0] == MediaParameters(channels=[1])
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ({"range_from": "5", "range_to": "3"}, "behind range_from"),
+        ({"range_from": "5", "range_to": "5"}, "behind range_from"),
+        ({"range_to": "604801"}, "above 0 and at most 604800 is needed"),
+    ],
+)
+def test_a_range_that_cannot_be_says_why(query: dict[str, str], says: str) -> None:
+    with pytest.raises(RequestRefusedError) as refusal:
+        read_parameters(VAD, query)
+    [detail] = refusal.value.error.detail
+    assert detail.location == ["query", "range_to"]
+    assert says in detail.message
 
 
 def test_a_key_that_nothing_needs_is_422_too() -> None:

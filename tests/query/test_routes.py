@@ -90,7 +90,7 @@ CASES = [
         ([*LISTS, 3], "base64.invalid"),
     ),
     *[gender(["QQ==", text], ([*LISTS, 1], "base64.invalid")) for text in WRONG_BASE64],
-    gender(["!"] * 300, *[([*LISTS, at], "base64.invalid") for at in range(100)]),
+    gender(["!"] * 1001, *[([*LISTS, at], "base64.invalid") for at in range(1000)]),
     refused(COMPARISON, b"{}", (["body", "voiceprints_a"], "value.missing"), (["body", "voiceprints_b"], "value.missing")),
     refused(
         COMPARISON,
@@ -349,6 +349,20 @@ async def test_openapi_describes_every_route(client: httpx.AsyncClient) -> None:
     assert set(document["paths"]) == reads | starts | {"/health", "/ready", "/metrics"}
     for path in reads:
         assert set(document["paths"][path]["get"]["responses"]) == {"200", "400", "404", "422", "429", "500", "503"}
+        answers = document["paths"][path]["get"]["responses"]
+        assert set(answers["429"]["headers"]) == {
+            *IDS,
+            "Retry-After",
+            "X-RateLimit-Limit",
+            "X-RateLimit-Remaining",
+            "X-RateLimit-Reset",
+        }
+        assert all(set(IDS) <= set(answer["headers"]) for answer in answers.values())
+    for path in starts:
+        answers = document["paths"][path]["post"]["responses"]
+        assert set(answers["202"]["headers"]) == {*IDS, "Location", "X-Location"}
+        assert ("403" in answers) is (not path.endswith("voice-activity-detection"))
+    assert set(document["paths"]["/ready"]["get"]["responses"]) == {"200", "503"}
     body = document["paths"][COMPARISON]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["required"] == ["voiceprints_a", "voiceprints_b"]
     assert "http://" not in answer.text

@@ -118,6 +118,19 @@ async def test_a_body_that_stops_is_answered(url: str) -> None:
         assert error_of(await connection.rest()) == BAD_REQUEST
 
 
+@pytest.mark.parametrize(
+    "body", [b"content-length: 100\r\n\r\n{", b"transfer-encoding: chunked\r\n\r\nzz\r\n"], ids=["slow", "no chunk"]
+)
+async def test_whoever_sends_no_body_gets_the_ids_of_the_request_back(url: str, body: bytes) -> None:
+    async with connected(url) as connection:
+        await connection.send(HEAD + b"X-Correlation-Id: corr\r\nx-request-id: req\r\n" + body)
+        answer = await connection.rest()
+    assert error_of(answer) == BAD_REQUEST
+    head = answer.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    assert {b"x-correlation-id: corr", b"x-request-id: req"} <= set(head)
+    assert [line for line in head if line.startswith(b"date: ")]
+
+
 async def test_a_body_that_dribbles_in_is_ended(url: str, caplog: pytest.LogCaptureFixture) -> None:
     async with connected(url) as connection:
         await connection.send(HEAD + b"content-length: 100000\r\n\r\n")
