@@ -27,7 +27,7 @@ from pipeline.spoken import SpokenIndex
 from pipeline.stage import Frame, Stage, check_exhaustion
 from pipeline.transitions import TaskLog, failed, rejected, until_stored
 from schemas.errors import DeadLetterType, ErrorDetail
-from schemas.media import MediaChunk
+from schemas.media import Header, MediaChunk
 from schemas.stream import CallEnded, CallSnapshot
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,8 @@ class VadStage:
         if chunk.call_id not in self._ended:
             await self._end_if_gap_in_time(chunk, record)
         if ended := self._ended.get(chunk.call_id):
-            await self._bury_rejected(ended.put(chunk, record))
+            for one in ended.put(chunk, record).rejected:
+                await self._frame.bury(one.origin, one.type, one.message)
             receipt.release()
             return
         call = self._calls.get(chunk.call_id)
@@ -115,6 +116,9 @@ class VadStage:
             except OptionsError as error:
                 await self._reject(call, record, error)
                 return
+        if not chunk.audio and not chunk.end:
+            # Its place in the call is known to hold nothing, so nothing is missing; but it breaks the rules.
+            await self._frame.bury(record, DeadLetterType.CHUNK_EMPTY, "the chunk is empty and not the call's end")
         taken = call.assembler.put(chunk, record)
         if call.assembler.ended:
             await self._end(call, taken, record.source)
@@ -123,12 +127,11 @@ class VadStage:
             if drafts := call.drafts():
                 with contextlib.suppress(RecordTooLargeError):  # nothing depends on them
                     await self._publish(drafts)
-        if not chunk.audio and not chunk.end:
-            # Its place in the call is known to hold nothing, so nothing is missing; but it breaks the rules.
-            await self._frame.bury(record, DeadLetterType.CHUNK_EMPTY, "the chunk is empty and not the call's end")
 
     async def _advance(self, call: VadCall, taken: Taken[Record], source: str) -> None:
-        await self._bury_rejected(taken)
+        for one in taken.rejected:
+            if one.origin.value or one.origin.raw(Header.END) == b"1":  # an empty one was buried as it came
+                await self._frame.bury(one.origin, one.type, one.message)
         if call.listener is None and call.assembler.format is not None:
             await self._publish(call.opened_records(self._spoken.end(call.place[1])))
             await self._publish(call.begin(source))
@@ -193,13 +196,20 @@ class VadStage:
         """Reject the tasks of a call that asks for what cannot be; its other chunks belong to rejected tasks."""
         await self._frame.bury(record, DeadLetterType.OPTIONS_INVALID, str(error))
         fault = rejected([ErrorDetail(error.location, str(error), error.type)])
-        for technology in error.technologies:
-            log = TaskLog.of_call(technology, call.call_id, call.correlation_id, owner=error.owner)
+        named = error.named
+        for technology in named.technologies:
+            correlation_id = named.correlation_id or call.correlation_id
+            log = TaskLog.of_call(technology, call.call_id, correlation_id, request_id=named.request_id, owner=named.owner)
             await self._publish([log.pending(record.source), log.running(record.source), log.ended(record.source, fault)])
         call.assembler.abandon()
         await self._close(call)
 
     async def _close(self, call: VadCall) -> None:
+        if not call.is_opened and not call.assembler.abandoned:
+            # All that came was turned away, and nothing was said of it: what comes yet begins the call.
+            self._calls.pop(call.call_id, None)
+            call.release()
+            return
         ended = call.ended_state()
         try:
             await self._publish(ended_records(ended, call.place[1]))
@@ -261,10 +271,6 @@ class VadStage:
 
         call.is_ending = True
         await self._frame.submit(call.call_id.encode(), end)
-
-    async def _bury_rejected(self, taken: Taken[Record]) -> None:
-        for one in taken.rejected:
-            await self._frame.bury(one.origin, one.type, one.message)
 
     async def _publish(self, records: Sequence[OutgoingRecord]) -> None:
         self._note(records, await self._frame.publisher.publish(records))

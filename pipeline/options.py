@@ -1,32 +1,34 @@
 """A call's `options` header."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from pipeline.records import UNDECODABLE
-from schemas.media import MAX_OWNER_CHARS, CallOptions, GivenOptions, LanguageGroup
+from schemas.media import MAX_CORRELATION_ID_CHARS, MAX_OWNER_CHARS, CallOptions, GivenOptions, LanguageGroup
 from schemas.tasks import Technology
 
 _DECODER = msgspec.json.Decoder(GivenOptions)
 _PACKER = msgspec.msgpack.Encoder()
 
 
-class OptionsError(ValueError):
-    """The options cannot be followed; the call's tasks are rejected. `technologies` are those that were asked for."""
+class Named(NamedTuple):
+    """What faulty options name all the same: the technologies that were asked for, and whose request it was."""
 
-    def __init__(
-        self,
-        message: str,
-        technologies: list[Technology],
-        owner: str | None = None,
-        location: Sequence[int | str] = (),
-        kind: str = "options.invalid",
-    ) -> None:
+    technologies: list[Technology]
+    owner: str | None = None
+    correlation_id: str | None = None
+    request_id: str | None = None
+
+
+class OptionsError(ValueError):
+    """The options cannot be followed; the call's tasks are rejected. `named` is what they say of these."""
+
+    def __init__(self, message: str, named: Named, location: Sequence[int | str] = (), kind: str = "options.invalid") -> None:
         """`location` is the place within the options, `kind` says for machines what is wrong there."""
         super().__init__(message)
-        self.technologies = technologies
-        self.owner = owner
+        self.named = named
         self.location: list[int | str] = ["options", *location]
         self.type = kind
 
@@ -48,19 +50,20 @@ def read_options(text: str | None) -> CallOptions:
     if text is None:
         return CallOptions()
     if (size := len(text.encode())) > MAX_OPTIONS_BYTES:
-        raise OptionsError(f"options has {size} bytes, more than {MAX_OPTIONS_BYTES}", *_named(text))
+        raise OptionsError(f"options has {size} bytes, more than {MAX_OPTIONS_BYTES}", _named(text))
     try:
         options = _DECODER.decode(text)
     except msgspec.ValidationError as error:
-        raise OptionsError(f"options: {_one_line(error)}", *_named(text)) from None
+        raise OptionsError(f"options: {_one_line(error)}", _named(text)) from None
     except UNDECODABLE as error:
-        raise OptionsError(f"options is not JSON: {error}", BY_DEFAULT) from None
+        raise OptionsError(f"options is not JSON: {error}", Named(BY_DEFAULT)) from None
     if options.technologies is not None and not options.technologies:
-        raise OptionsError("options: technologies is empty", *_named(text))
+        raise OptionsError("options: technologies is empty", _named(text))
     if 2 * size > _MAX_PACKED_BYTES < len(_PACKER.encode(options)):
-        raise OptionsError(f"options takes more than {_MAX_PACKED_BYTES} bytes in a record", *_named(text))
+        raise OptionsError(f"options takes more than {_MAX_PACKED_BYTES} bytes in a record", _named(text))
     if options.correlation_id is not None and not options.correlation_id.isprintable():
-        raise _fault(options, "correlation_id has characters that cannot be printed", ["correlation_id"], "options.invalid")
+        message = "options: correlation_id has characters that cannot be printed"
+        raise OptionsError(message, _named(text), ["correlation_id"])
     return canonical(options)
 
 
@@ -115,26 +118,33 @@ def _check_groups(options: CallOptions) -> None:
 
 
 def _fault(options: CallOptions, message: str, location: Sequence[int | str], kind: str) -> OptionsError:
-    return OptionsError(f"options: {message}", known_tasks(options), options.owner, location, kind)
+    named = Named(known_tasks(options), options.owner, options.correlation_id, options.request_id)
+    return OptionsError(f"options: {message}", named, location, kind)
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _named(text: str) -> tuple[list[Technology], str | None]:
-    """The technologies that faulty options name, all by default when they name none that exists; and their owner."""
+def _named(text: str) -> Named:
+    """The technologies that faulty options name, all by default when they name none that exists; and whose they are."""
     try:
         named = msgspec.json.decode(text)
     except UNDECODABLE:
-        return BY_DEFAULT, None
+        return Named(BY_DEFAULT)
     if not isinstance(named, dict):
-        return BY_DEFAULT, None
-    listed, owner = named.get("technologies"), named.get("owner")
+        return Named(BY_DEFAULT)
+    listed = named.get("technologies")
     known = [technology for technology in Technology if isinstance(listed, list) and technology.value in listed]
     if not known:
         known = BY_DEFAULT + ([Technology.VOICEPRINT_COMPARISON] if named.get("compare_with") else [])
-    return known, owner if isinstance(owner, str) and 0 < len(owner) <= MAX_OWNER_CHARS else None
+    ids = (_short(named, name, MAX_CORRELATION_ID_CHARS) for name in ("correlation_id", "request_id"))
+    return Named(known, _short(named, "owner", MAX_OWNER_CHARS), *ids)
+
+
+def _short(named: dict[str, object], name: str, most: int) -> str | None:
+    value = named.get(name)
+    return value if isinstance(value, str) and 0 < len(value) <= most and value.isprintable() else None
 
 
 def known_tasks(options: CallOptions) -> list[Technology]:

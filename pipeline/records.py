@@ -106,8 +106,9 @@ def request_id_of(record: Record) -> str | None:
 
 
 def _id_of(record: Record, name: Header) -> str | None:
-    text = record.text(name)
-    return text if text and len(text) <= MAX_CORRELATION_ID_CHARS and text.isprintable() else None
+    text = (record.raw(name) or b"").decode(errors="replace")
+    is_fit = 0 < len(text) <= MAX_CORRELATION_ID_CHARS and text.isprintable() and "\ufffd" not in text
+    return text if is_fit else None
 
 
 def _header_text(raw: bytes, name: str) -> str:

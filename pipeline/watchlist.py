@@ -127,17 +127,17 @@ def _subject_of(record: _Read) -> str:
     return (record.key or b"").decode(errors="replace")
 
 
-def _word_of(record: _Read) -> _Word | None:
-    """What a record says; None when that is nothing."""
+def _word_of(record: _Read) -> _Word:
+    """What a record says. What is no voiceprint ends what was there before, which compaction will delete anyway."""
     if not record.value:
         return _Word(record.partition, record.timestamp, None)
     try:
         return _Word(record.partition, record.timestamp, decode(_DECODER.decode(record.value).voiceprint))
     except UNDECODABLE as error:
         # Logged, not buried: every worker reads the whole list at every start.
-        words = "watch list: the entry of %r at %s/%d/%d is no voiceprint and is left out: %s"
+        words = "watch list: the entry of %r at %s/%d/%d is no voiceprint; the subject is not on the list until one comes: %s"
         logger.warning(words, _subject_of(record)[:128], record.topic, record.partition, record.offset, error)
-        return None
+        return _Word(record.partition, record.timestamp, None)
 
 
 def _take(batches: _Batches, newest: dict[str, _Word]) -> list[str]:
@@ -149,7 +149,7 @@ def _take(batches: _Batches, newest: dict[str, _Word]) -> list[str]:
     for record in itertools.chain.from_iterable(batches.values()):
         subject, word = _subject_of(record), _word_of(record)
         known = newest.get(subject)
-        if word and (known is None or known.partition == word.partition or known.timestamp_ms <= word.timestamp_ms):
+        if known is None or known.partition == word.partition or known.timestamp_ms <= word.timestamp_ms:
             newest[subject] = word
             changed[subject] = None
     return list(changed)

@@ -16,7 +16,7 @@ from schemas.stream import AssemblyState, CallEnded
 
 Origin = TypeVar("Origin")
 
-_MAX_WAITING = 100_000  # chunks; more than the window holds even of one byte each
+_MAX_WAITING = 100_000  # chunks: of one byte each even these are less than the window, and take some 50 MB
 
 
 def _first(sequences: tuple[int, int]) -> int:

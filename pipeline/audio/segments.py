@@ -47,11 +47,12 @@ class SegmentLog:
     def result(self, missing_bytes: list[tuple[int, int]], before_sample: int | None = None) -> VadResult:
         """The result by now. `missing_bytes` are ranges of the call's bytes; those behind `before_sample` are left out."""
         before_s = math.inf if before_sample is None else before_sample / self._rate_hz
-        missing = [
-            MissingAudio(self._byte_time_s(start), self._byte_time_s(end))
+        times_s = [
+            (self._byte_time_s(start), self._byte_time_s(end))
             for start, end in missing_bytes
             if start / self._format.bytes_per_s < before_s
         ]
+        missing = [MissingAudio(start_s, end_s) for start_s, end_s in times_s if start_s < end_s]  # half a millisecond is none
         return VadResult([self._channel(number, missing) for number in range(self._format.channels)])
 
     def _byte_time_s(self, position: int) -> float:

@@ -40,7 +40,7 @@ def test_options_that_are_too_large_for_a_record_are_refused() -> None:
     assert len(text) < MAX_OPTIONS_BYTES
     with pytest.raises(OptionsError, match="more than 1000000 bytes in a record") as caught:
         read_options(text)
-    assert caught.value.technologies == [VAD]
+    assert caught.value.named.technologies == [VAD]
 
 
 async def test_channel_numbers_and_begin_are_those_of_the_file(open_bench: OpenBench) -> None:

@@ -3,6 +3,7 @@
 from decimal import Decimal
 from fractions import Fraction
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.audio.segments import SegmentLog, used_samples
 from pipeline.audio.vad import SpeechSpan
 from schemas.media import AudioFormat, CallOptions
-from schemas.results import VadResult
+from schemas.results import MissingAudio, VadResult
 
 FRAME_MS = 10
 rates = st.sampled_from([8000, 16000])
@@ -41,7 +42,10 @@ def exact(seconds: float) -> Decimal:
     return Decimal(repr(seconds))
 
 
-@given(stretches, rates, starts_s, st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**9)), max_size=3))
+lost = st.builds(lambda start, length: (start, start + length), st.integers(0, 10**9), st.integers(1000, 10**9))
+
+
+@given(stretches, rates, starts_s, st.lists(lost, max_size=3))
 def test_times_of_a_file_are_those_of_the_call_and_its_begin(
     parts: list[tuple[int, int]], rate_hz: int, start_s: float, missing: list[tuple[int, int]]
 ) -> None:
@@ -59,6 +63,13 @@ def test_times_of_a_file_are_those_of_the_call_and_its_begin(
             exact(one.start_time)
             for one in plain.missing  # type: ignore[union-attr]
         ]
+
+
+def test_a_stretch_that_is_shorter_than_a_millisecond_is_not_told() -> None:
+    (channel,) = result([], 48_000, CallOptions(), [(0, 2), (9600, 9696)]).channels
+    assert channel.missing == [MissingAudio(0.1, 0.101)]
+    (channel,) = result([], 48_000, CallOptions(), [(0, 2)]).channels
+    assert channel.missing is msgspec.UNSET
 
 
 def test_channels_are_named_as_the_options_say() -> None:

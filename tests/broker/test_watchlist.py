@@ -71,6 +71,8 @@ async def test_partitions_that_are_added_are_followed_and_the_newest_word_counts
                 for subject in SUBJECTS:
                     producing.produce("watchlist", subject.encode(), None)
                 enrol(producing, "zoe")
+                enrol(producing, "amy")
+                producing.produce("watchlist", b"amy", b'{"voiceprint": "none"}')  # as good as none: it replaces what there was
             await wait_for(follower, {"zoe"})
         finally:
             await follower.stop()
