@@ -20,6 +20,7 @@ from pipeline.delivery import describe_error
 from pipeline.header_names import tolerate
 from pipeline.health import HealthServer
 from pipeline.membership import Lease, consumer_fault, producer_fault
+from pipeline.models.errors import ModelError
 from pipeline.runner import StageRunner
 from pipeline.settings import Settings
 from pipeline.topics import MAX_DEAD_LETTER_BYTES
@@ -91,6 +92,7 @@ class CallstreamWorker(mode.Worker):
         self.runners, self.health = runners, health
         self.has_ended = threading.Event()  # and the process goes on
         self.was_asked_to_end = False  # by a signal, not by a stage of its own
+        self.start_error: ModelError | None = None
         for runner in runners:
             runner.end_worker = self._end
         self._grace_period_s = settings.grace_period_s
@@ -109,7 +111,11 @@ class CallstreamWorker(mode.Worker):
         """Load the stages before any record is read, then start the apps side by side."""
         await super().on_first_start()
         await self.health.start()
-        await asyncio.gather(*(runner.stage.start(runner) for runner in self.runners))
+        try:
+            await asyncio.gather(*(runner.stage.start(runner) for runner in self.runners))
+        except ModelError as error:
+            self.start_error = error
+            raise asyncio.CancelledError from None  # which alone mode does not log with its traceback
         _spare_the_collector()
         # Before the apps: one that may not join its group never finishes starting.
         watch = threading.Thread(target=_watch, args=(self.runners, self._grace_period_s, self.has_ended), name="watchdog")
@@ -155,6 +161,7 @@ def _watch(runners: Sequence[StageRunner], grace_period_s: float, has_ended: thr
     while not any(runner.app.should_stop for runner in runners):
         has_ended.wait(_WATCH_EVERY_S)
         for runner in runners:
+            runner.app.lease.tell()
             fault = consumer_fault(runner.app) or producer_fault(runner.app)
             if fault is not None and not runner.app.should_stop:
                 logger.critical("agent %s: %s; the process ends, start it again", runner.stage.name, fault)

@@ -13,6 +13,7 @@ from pipeline.accuracy.calibrate_command import calibrate
 from pipeline.accuracy.command import evaluate
 from pipeline.connection import check
 from pipeline.letters_command import dead_letters
+from pipeline.models.errors import ModelError, ModelsManifestError, UnknownModelError
 from pipeline.planning_command import plan
 from pipeline.query.keys_command import keys
 from pipeline.settings import Settings, SettingsError, describe, load
@@ -41,13 +42,29 @@ class _Callstream(click.Group):
             # What matters of it comes as an error of ours; a worker sets its own levels.
             logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
             return super().invoke(ctx)
-        except SettingsError as error:
+        except (ModelsManifestError, SettingsError) as error:
             _say(str(error))
             sys.exit(EXIT_USAGE)
 
 
 def _say(message: str) -> None:
     click.echo(f"callstream: {message}", err=True)
+
+
+def _text(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    """Refuses what is not UTF-8."""
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("it is not UTF-8") from None
+    return value
+
+
+def _call_id(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Refuses what no call can be called."""
+    if value is not None and not 1 <= len(value) <= MAX_CALL_ID_CHARS:
+        raise click.BadParameter(f"a call id has 1 to {MAX_CALL_ID_CHARS} characters")
+    return _text(context, option, value)
 
 
 @click.group(cls=_Callstream, epilog=_settings_help(), context_settings={"max_content_width": 140})
@@ -76,6 +93,8 @@ def demo(settings: Settings, files: tuple[Path, ...], keep: bool, realtime: bool
 @click.pass_obj
 def broker(settings: Settings, port: int, data_dir: Path | None, in_memory: bool) -> None:
     """Run the embedded broker in the foreground."""
+    if in_memory and (port or data_dir is not None):
+        raise click.UsageError("--in-memory goes with neither --port nor --data-dir")
     from pipeline.broker.launch import run_foreground
     from pipeline.topics import partition_counts
 
@@ -104,7 +123,6 @@ def topics(settings: Settings) -> None:
 def worker(settings: Settings, agents: str) -> None:
     """Run the agents."""
     from pipeline.app import UnknownAgentError
-    from pipeline.models.errors import ModelError
     from pipeline.refusal import BrokerRefusedError
     from pipeline.scoring.profile import ProfileError
     from pipeline.topics import TopicsError
@@ -120,6 +138,8 @@ def worker(settings: Settings, agents: str) -> None:
     except ProfileError as error:
         _say(f"CALLSTREAM_CALIBRATION_PROFILE: {error}")
         sys.exit(EXIT_USAGE)
+    except ModelsManifestError:
+        raise
     except (BrokerRefusedError, ModelError, TopicsError) as error:
         _say(str(error))
         sys.exit(EXIT_FAILED)
@@ -144,11 +164,11 @@ main.add_command(keys)
 
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--call-id", help="The call's id, for one file; derived from the file's name by default.")
+@click.option("--call-id", callback=_call_id, help="The call's id, for one file; derived from the file's name by default.")
 @click.option("--chunk-ms", default=500, show_default=True, type=click.IntRange(10, 10_000), help="Length of a chunk.")
 @click.option("--realtime", is_flag=True, help="As slowly as it was spoken.")
 @click.option("--encoding", default="pcm_s16le", show_default=True, type=click.Choice(ENCODINGS))
-@click.option("--options", help="The call's options, JSON.")
+@click.option("--options", callback=_text, help="The call's options, JSON.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
 @click.pass_obj
 def send(settings: Settings, /, files: tuple[Path, ...], as_json: bool, **how: Any) -> None:  # noqa: ANN401 - click gives them by name
@@ -157,17 +177,17 @@ def send(settings: Settings, /, files: tuple[Path, ...], as_json: bool, **how: A
 
     if how["call_id"] and len(files) > 1:
         raise click.UsageError("--call-id goes with one file")
-    if how["call_id"] and len(how["call_id"]) > MAX_CALL_ID_CHARS:
-        raise click.UsageError(f"--call-id has more than {MAX_CALL_ID_CHARS} characters")
     try:
         asyncio.run(send_files(settings, files, SendOptions(**how), as_json=as_json))
     except SendError as error:
         _say(str(error))
         sys.exit(EXIT_USAGE if error.is_usage else EXIT_FAILED)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(EXIT_FAILED)
 
 
 @main.command()
-@click.option("--call-id", help="Only this call, from its first record until its tasks are final.")
+@click.option("--call-id", callback=_call_id, help="Only this call, from its first record until its tasks are final.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
 @click.pass_obj
 def watch(settings: Settings, call_id: str | None, as_json: bool) -> None:
@@ -180,7 +200,7 @@ def watch(settings: Settings, call_id: str | None, as_json: bool) -> None:
         _say(str(error))
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
-        sys.exit(EXIT_DONE)
+        sys.exit(EXIT_DONE if call_id is None else EXIT_FAILED)  # it is not known how the call ends
 
 
 main.add_command(dead_letters)
@@ -224,11 +244,13 @@ def models_verify(settings: Settings, names: tuple[str, ...]) -> None:
 
 
 def _run_models(command: Any, *arguments: Any) -> None:  # noqa: ANN401 - one of the three above
-    from pipeline.models.errors import ModelError
-
     try:
         sys.exit(EXIT_DONE if command(*arguments) else EXIT_FAILED)
-    except ModelError as error:
+    except ModelsManifestError:
+        raise
+    except UnknownModelError as error:
+        raise click.UsageError(str(error)) from None
+    except (ModelError, OSError) as error:
         _say(str(error))
         sys.exit(EXIT_FAILED)
 

@@ -141,6 +141,8 @@ class Lease:
         self._answering_since_s = self.answering_since_s()
         self._asked_at_s = asked_at_s
         self._ends_s = asked_at_s + self._session_timeout_s
+        if self._has_said:
+            logger.warning("group %s: Kafka answers again", self._group)
         self._has_said = False
 
     def answering_since_s(self) -> float:
@@ -156,14 +158,17 @@ class Lease:
         """Whether it lasts."""
         return time.monotonic() < self._ends_s
 
+    def tell(self) -> None:
+        """Say once that it has ended, if it has: whoever has nothing to say would not notice."""
+        if self._has_said or self._is_waived or not self._ends_s or self.is_valid():
+            return
+        self._has_said = True
+        logger.warning("group %s: no heartbeat was answered for %g s, waiting for Kafka", self._group, self._session_timeout_s)
+
     async def wait(self) -> None:
         """Until it lasts again; who has lost the partitions meanwhile is cancelled here."""
         while not (self.is_valid() or self._is_waived):
-            if not self._has_said:
-                self._has_said = True
-                logger.warning(
-                    "group %s: no heartbeat was answered for %g s, waiting for Kafka", self._group, self._session_timeout_s
-                )
+            self.tell()
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def follow(self, coordinator: GroupCoordinator) -> None:

@@ -16,18 +16,31 @@ if TYPE_CHECKING:
 _ENCODINGS = {"pcm_s16le": 2, "mulaw": 1, "alaw": 1}
 
 
+MAX_S = 604_800.0
+
+
+class _Number(click.FloatRange):
+    """Also refuses what is no number, which is in every range for click."""
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number", param, ctx)
+        return number
+
+
 @click.command()
 @click.option("--calls", required=True, type=click.IntRange(1), help="Live calls at the busiest time.")
-@click.option("--speech", default=0.4, show_default=True, type=click.FloatRange(0, 1), help="Share of speech in each channel.")
+@click.option("--speech", default=0.4, show_default=True, type=_Number(0, 1), help="Share of speech in each channel.")
 @click.option(
     "--language-seconds",
     default=32.0,
     show_default=True,
-    type=click.FloatRange(10),
+    type=_Number(10, MAX_S),
     help="Speech until a channel's language is known; 12 where all speak languages that the model knows well. All of it with "
     "CALLSTREAM_LANGUAGE_ENOUGH=0.",
 )
-@click.option("--call-seconds", default=300.0, show_default=True, type=click.FloatRange(1), help="Length of a call.")
+@click.option("--call-seconds", default=300.0, show_default=True, type=_Number(1, MAX_S), help="Length of a call.")
 @click.option("--chunk-ms", default=250, show_default=True, type=click.IntRange(20, 10_000), help="Audio in a record.")
 @click.option("--channels", default=2, show_default=True, type=click.IntRange(1, 8), help="Channels of a call.")
 @click.option("--sample-rate", default=8000, show_default=True, type=click.IntRange(8000, 48_000), help="Hz.")

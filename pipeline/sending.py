@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -20,12 +23,16 @@ from pipeline.records import chunk_headers, headers_of
 from pipeline.refusal import BrokerRefusedError, start_client
 from pipeline.settings import Settings
 from pipeline.whole_topic import partitions_of
+from schemas.errors import ErrorDetail
 from schemas.media import MAX_CHUNK_BYTES, Encoding, Header
 from schemas.tasks import Technology, call_task_id
 
 OnSent = Callable[[float], None]
 
 _IN_FLIGHT = 64  # chunks sent and not yet acknowledged
+_SILENCE_S = 10.0  # without an acknowledgement, after which the user is told
+_ABORT_S = 5.0
+_JSON = msgspec.json.Encoder()
 
 
 class SendError(Exception):
@@ -55,9 +62,46 @@ class SentCall(msgspec.Struct, frozen=True):
     tasks: dict[Technology, str]
 
 
+def shown(path: Path) -> str:
+    """A file's name as text: on Linux names are bytes, and need not be UTF-8."""
+    return os.fsencode(path.name).decode(errors="replace")
+
+
 def default_call_id(path: Path) -> str:
     """A call id that names the file and is new each time."""
-    return f"{path.stem[:80]}-{uuid.uuid4().hex[:8]}"
+    return f"{Path(shown(path)).stem[:80]}-{uuid.uuid4().hex[:8]}"
+
+
+class _InFlight:
+    """Chunks that are not acknowledged yet, the oldest first, with when each was sent."""
+
+    def __init__(self, broker: str) -> None:
+        self._broker = broker
+        self._chunks: deque[tuple[float, asyncio.Future[object]]] = deque()
+        self._is_silent = False
+
+    def add(self, chunk: asyncio.Future[object]) -> None:
+        self._chunks.append((time.monotonic(), chunk))
+
+    async def until(self, most: int) -> None:
+        """Until so many are left, at most. Raises what kept a chunk from Kafka."""
+        while self._chunks:
+            sent_s, oldest = self._chunks[0]
+            if not oldest.done():
+                self._tell(time.monotonic() - sent_s > _SILENCE_S)
+                if len(self._chunks) <= most:
+                    return
+                await asyncio.wait([oldest], timeout=1.0)
+                continue
+            self._chunks.popleft()
+            oldest.result()
+        self._tell(False)
+
+    def _tell(self, is_silent: bool) -> None:
+        if is_silent != self._is_silent:
+            self._is_silent = is_silent
+            what = f"no answer for {_SILENCE_S:g} s, waiting" if is_silent else "answers again"
+            click.echo(f"callstream: {self._broker}: {what}", err=True)
 
 
 class CallSender:
@@ -88,41 +132,60 @@ class CallSender:
         await self._producer.stop()
 
     async def send(self, path: Path, how: SendOptions, on_sent: OnSent | None = None) -> SentCall:
-        """Send one file as one call; every chunk is acknowledged when this returns. Raises SendError."""
+        """Send one file as one call; every chunk is acknowledged when this returns.
+
+        Raises SendError. Of what was sent until then the tasks fail, also where the sender is cancelled.
+        """
         call_id = how.call_id or default_call_id(path)
         tasks = known_task_ids(call_id, how.options)
         try:
             with _open(path, how) as media:
-                sent_bytes = await self._send_chunks(media, call_id, how, on_sent or (lambda _: None))
+                sent_bytes = await self._send_whole(media, call_id, how, on_sent or (lambda _: None))
         except MediaError as error:
-            raise SendError(f"{path} {error.reason}") from None
+            raise SendError(f"{shown(path)} {error.reason}; call {call_id}, of which a part was sent, fails") from None
         except KafkaError as error:
             raise SendError(f"call {call_id} was not sent to its end: {error}") from None
-        return SentCall(call_id, str(path), sent_bytes / media.format.bytes_per_s, tasks)
+        return SentCall(call_id, os.fsencode(path).decode(errors="replace"), sent_bytes / media.format.bytes_per_s, tasks)
+
+    async def _send_whole(self, media: MediaFile, call_id: str, how: SendOptions, on_sent: OnSent) -> int:
+        try:
+            return await self._send_chunks(media, call_id, how, on_sent)
+        except (MediaError, asyncio.CancelledError) as error:
+            why = str(error) if isinstance(error, MediaError) else "the sender was stopped"
+            with contextlib.suppress(KafkaError, TimeoutError):
+                async with asyncio.timeout(_ABORT_S):
+                    await self._abort(call_id, how, why)
+            raise
+
+    async def _abort(self, call_id: str, how: SendOptions, why: str) -> None:
+        """Say that nothing more comes, or the call would be known by half and nothing in its results would say so."""
+        fault = _JSON.encode(ErrorDetail(["root"], f"{why}.", "internal")).decode()
+        values = {Header.SEQUENCE: "0", Header.ABORT: fault} | ({Header.OPTIONS: how.options} if how.options else {})
+        await self._producer.send_and_wait(self._topic, b"", key=call_id.encode(), headers=list(headers_of(values)))
 
     async def _send_chunks(self, media: MediaFile, call_id: str, how: SendOptions, on_sent: OnSent) -> int:
         position, started_s = 0, time.monotonic()
-        in_flight: list[asyncio.Future[object]] = []
+        in_flight = _InFlight(self._settings.broker)
         extra = headers_of({Header.OPTIONS: how.options}) if how.options else ()
         for sequence, (chunk, end) in enumerate(_mark_last(media.chunks())):
             if how.realtime:
                 await asyncio.sleep(max(0.0, started_s + (position + len(chunk)) / media.format.bytes_per_s - time.monotonic()))
             headers = chunk_headers(media.format, sequence, position, end=end) + (extra if sequence == 0 else ())
-            in_flight.append(await self._producer.send(self._topic, chunk, key=call_id.encode(), headers=list(headers)))
+            in_flight.add(await self._producer.send(self._topic, chunk, key=call_id.encode(), headers=list(headers)))
             position += len(chunk)
-            if len(in_flight) >= _IN_FLIGHT:
-                await asyncio.gather(*in_flight)
-                in_flight.clear()
+            await in_flight.until(_IN_FLIGHT)
             on_sent(position / media.format.bytes_per_s)
-        await asyncio.gather(*in_flight)
+        await in_flight.until(0)
         return position
 
 
 def _open(path: Path, how: SendOptions) -> MediaFile:
     try:
         return MediaFile(path, encoding=Encoding(how.encoding), chunk_ms=how.chunk_ms, is_trusted=True)
+    except MediaError as error:
+        raise SendError(f"{shown(path)} {error.reason}") from None
     except OSError as error:
-        raise SendError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise SendError(f"{shown(path)} cannot be read: {error.strerror or error}") from None
 
 
 def _mark_last(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
@@ -146,12 +209,15 @@ def known_task_ids(call_id: str, options: str | None) -> dict[Technology, str]:
 async def send_files(settings: Settings, paths: Sequence[Path], how: SendOptions, *, as_json: bool) -> None:
     """Send files one after another and print their task ids. Raises SendError."""
     known_task_ids("", how.options)  # or nothing is sent
+    sending = asyncio.current_task()
+    assert sending is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, sending.cancel)  # as at SIGINT
     async with CallSender(settings) as sender:
         for path in paths:
             call = await sender.send(path, how)
             if as_json:
                 click.echo(msgspec.json.encode(call))
             else:
-                click.echo(f"call {call.call_id}: {call.duration_s:.2f} s from {path}")
+                click.echo(f"call {call.call_id}: {call.duration_s:.2f} s from {call.file}")
                 for technology, task_id in call.tasks.items():
                     click.echo(f"  {technology.value:46} {task_id}")

@@ -11,10 +11,10 @@ import msgspec
 from msgspec import Meta
 
 from pipeline.models.execution import Execution, Provider
+from pipeline.settings_checks import MAX_PORT, fault_of
 
 PREFIX = "CALLSTREAM_"
 _SERVERS = r"^[^\s,]+:\d{1,5}(,[^\s,]+:\d{1,5})*$"
-MAX_PORT = 65_535
 SECRETS = frozenset({"kafka_password"})  # never shown
 
 
@@ -249,46 +249,14 @@ def load(environment: Mapping[str, str] = types.MappingProxyType(os.environ)) ->
         text = environment.get(PREFIX + name.upper())
         if text is None:
             continue
+        shown = "" if name in SECRETS else f"={text!r}"
+        if not text.isprintable():  # a newline at the end, or bytes that are not UTF-8
+            raise SettingsError(f"{PREFIX}{name.upper()}{shown}: has characters that cannot be printed")
         try:
             values[name] = msgspec.convert(text, hint, strict=False)
         except msgspec.ValidationError as error:
-            shown = "" if name in SECRETS else f"={text!r}"
             raise SettingsError(f"{PREFIX}{name.upper()}{shown}: {error}") from None
     settings = Settings(**values)
-    if (fault := _broker_fault(settings) or _kafka_fault(settings) or _unreadable_file(settings)) is not None:
+    if (fault := fault_of(settings)) is not None:
         raise SettingsError(PREFIX + fault)
     return settings
-
-
-def _broker_fault(settings: Settings) -> str | None:
-    ports = [address.rpartition(":")[2] for address in settings.broker.split(",")]
-    bad = next((port for port in ports if not 0 < int(port) <= MAX_PORT), None)
-    return None if bad is None else f"BROKER={settings.broker!r}: {bad} is no port"
-
-
-def _kafka_fault(settings: Settings) -> str | None:
-    """What does not go together in the settings of the connection to Kafka."""
-    if settings.kafka_password and settings.kafka_password_file:
-        return f"KAFKA_PASSWORD: {PREFIX}KAFKA_PASSWORD_FILE is set too; give one of them"
-    if settings.kafka_cert_file and not settings.kafka_key_file:
-        return f"KAFKA_KEY_FILE: missing, the certificate of {PREFIX}KAFKA_CERT_FILE needs its key"
-    if settings.kafka_key_file and not settings.kafka_cert_file:
-        return f"KAFKA_CERT_FILE: missing, the key of {PREFIX}KAFKA_KEY_FILE needs its certificate"
-    if not settings.kafka_security.startswith("SASL_"):
-        return None
-    if not settings.kafka_username:
-        return f"KAFKA_USERNAME: missing, {settings.kafka_security} needs a user"
-    if not (settings.kafka_password or settings.kafka_password_file):
-        return f"KAFKA_PASSWORD: missing, {settings.kafka_security} needs it or {PREFIX}KAFKA_PASSWORD_FILE"
-    return None
-
-
-def _unreadable_file(settings: Settings) -> str | None:
-    for name in ("kafka_password_file", "kafka_ca_file", "kafka_cert_file", "kafka_key_file"):
-        path = getattr(settings, name)
-        try:
-            if path:
-                Path(path).open("rb").close()
-        except OSError as error:
-            return f"{name.upper()}={path!r}: {error.strerror}"
-    return None

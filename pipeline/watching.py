@@ -1,5 +1,6 @@
 """`callstream watch`: the results topic, transition by transition."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,6 +18,7 @@ from schemas.results import Transition
 from schemas.tasks import TaskState
 
 _DECODER = msgspec.json.Decoder(Transition)
+_LOOK_EVERY_S, _ANSWER_S = 5.0, 5.0
 _SETTLE_S = 1.0  # nothing new for so long, and nothing open: the call's tasks are all here
 
 
@@ -53,6 +55,33 @@ def _decode(record: ConsumerRecord[Any, Any]) -> Transition | None:
         return None
 
 
+class _Broker:
+    """Whether the broker still answers: a consumer that gets nothing would wait for ever without a word."""
+
+    def __init__(self, consumer: AIOKafkaConsumer, address: str) -> None:
+        self._consumer, self._address = consumer, address
+        self._look_at_s = time.monotonic() + _LOOK_EVERY_S
+        self._is_silent = False
+
+    async def look(self) -> None:
+        """Ask it, now and then, and tell the user of a change."""
+        if time.monotonic() < self._look_at_s:
+            return
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                await self._consumer.end_offsets(list(self._consumer.assignment()))
+            self._tell(False)
+        except (KafkaError, TimeoutError):
+            self._tell(True)
+        self._look_at_s = time.monotonic() + _LOOK_EVERY_S
+
+    def _tell(self, is_silent: bool) -> None:
+        if is_silent != self._is_silent:
+            self._is_silent = is_silent
+            what = "does not answer, waiting" if is_silent else "answers again"
+            click.echo(f"callstream: {self._address} {what}", err=True)
+
+
 class _OpenTasks:
     """Which tasks of a call are not final yet."""
 
@@ -76,9 +105,11 @@ class _OpenTasks:
 async def watch_results(settings: Settings, call_id: str | None, *, as_json: bool) -> int:
     """Print transitions; those of one call until its tasks are final, then 0 if all are done, else 1. Raises WatchError."""
     consumer = await open_results(settings, from_begin=call_id is not None)
-    tasks = _OpenTasks()
+    tasks, broker = _OpenTasks(), _Broker(consumer, settings.broker)
     try:
         async for item in read_transitions(consumer):
+            if item is None:
+                await broker.look()
             if item is not None and (call_id is None or item[0].call_id == call_id):
                 tasks.note(item[0])
                 click.echo(item[1] if as_json else describe_transition(item[0]))

@@ -14,6 +14,7 @@ from pipeline.breaker import EXIT_BREAKER
 from pipeline.delivery import describe_error
 from pipeline.health import HealthServer
 from pipeline.logs import log_to_stderr
+from pipeline.models.manifest import load_manifest
 from pipeline.refusal import BrokerRefusedError
 from pipeline.runner import StageRunner
 from pipeline.settings import Settings
@@ -97,8 +98,10 @@ def run(names: Sequence[str], settings: Settings) -> int:
     """Run the agents until SIGTERM or SIGINT.
 
     The exit code is 0 when the process was asked to end, EXIT_BREAKER when a stage buried too much, and 1 for a fault.
+    Raises UnknownAgentError, ProfileError, ModelError, TopicsError and BrokerRefusedError where it cannot start.
     """
     log_to_stderr(settings)
+    load_manifest(settings.manifest_path)  # or a wrong one is told only when Kafka answers
     runners = chosen_runners(names, settings)
     try:
         health = HealthServer(runners, settings)
@@ -109,6 +112,8 @@ def run(names: Sequence[str], settings: Settings) -> int:
         return 0
     worker = CallstreamWorker(runners, settings, health)
     code = _execute(worker)
+    if worker.start_error is not None:
+        raise worker.start_error
     if any(runner.breaker.is_open for runner in runners):
         if settings.dead_letter_hold and not worker.was_asked_to_end:
             worker.has_ended.set()

@@ -25,9 +25,13 @@ LOCKS = ("requirements.lock", "requirements.runtime.lock")
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*CLI, *arguments], env=os.environ | NOWHERE | environment, capture_output=True, text=True, timeout=120, check=False
-    )
+    return run_in(REPO, *arguments, **environment)
+
+
+def run_in(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    values = os.environ | NOWHERE | environment
+    command = [*CLI, *arguments]
+    return subprocess.run(command, env=values, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
 def children_of(mark: str) -> list[str]:
@@ -70,6 +74,10 @@ def test_numpy_has_one_thread_unless_the_user_wants_more() -> None:
         ("CALLSTREAM_LOG_LEVEL", "loud"),
         ("CALLSTREAM_TASK_TTL_S", "inf"),
         ("CALLSTREAM_BROKER", "localhost:9092,localhost:99999"),
+        ("CALLSTREAM_BROKER", "kafka..example:9092"),
+        ("CALLSTREAM_HOST", "é.."),
+        ("CALLSTREAM_TOPIC_PREFIX", "p\n"),
+        ("CALLSTREAM_PARTITIONS", "\udcff"),
     ],
 )
 def test_a_bad_setting_stops_the_program_with_one_line_that_names_it(variable: str, value: str) -> None:
@@ -102,7 +110,17 @@ def _portable(variable: str, default: str) -> str:
         ["send", str(sample_path()), "--options", '{"technologies": ["telepathy"]}'],
         ["send", str(sample_path()), str(sample_path()), "--call-id", "one-for-two"],
         ["send", str(sample_path()), "--call-id", "x" * 129],
+        ["send", str(sample_path()), "--call-id", ""],
+        ["send", str(sample_path()), "--call-id", "\udcff"],
+        ["send", str(sample_path()), "--options", "\udcff"],
         ["send", str(sample_path()), "--encoding", "opus"],
+        ["watch", "--call-id", ""],
+        ["broker", "--in-memory", "--port", "9"],
+        ["plan", "--calls", "1", "--speech", "nan"],
+        ["plan", "--calls", "1", "--call-seconds", "inf"],
+        ["plan", "--calls", "1", "--language-seconds", "nan"],
+        ["models", "fetch", "gpt"],
+        ["models", "verify", "gpt"],
         ["worker", "--agents", "vad,telepathy"],
         ["demo", "no-such-file.wav"],
         ["dead-letters", "show", "1-2"],
@@ -118,6 +136,31 @@ def test_a_usage_error_is_2(arguments: list[str]) -> None:
     done = run(*arguments)
     assert done.returncode == 2
     assert done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "value", "code"),
+    [
+        (["worker"], "CALLSTREAM_MODELS_MANIFEST", "nowhere.toml", 2),
+        (["models", "list"], "CALLSTREAM_MODELS_MANIFEST", "nowhere.toml", 2),
+        (["demo"], "CALLSTREAM_MODELS_MANIFEST", "nowhere.toml", 1),
+        (["keys", "list"], "CALLSTREAM_API_KEYS_FILE", "nowhere.toml", 2),
+        (["broker"], "CALLSTREAM_CACHE_DIR", "/proc/nowhere", 1),
+        (["models", "fetch"], "CALLSTREAM_CACHE_DIR", "/proc/nowhere", 1),
+        (["query"], "CALLSTREAM_DATA_DIR", "/proc/nowhere", 1),
+        (["query"], "CALLSTREAM_BLOB_STORE", "/proc/nowhere", 1),
+    ],
+)
+def test_a_file_or_folder_that_cannot_be_used_is_named(
+    tmp_path: Path, arguments: list[str], variable: str, value: str, code: int
+) -> None:
+    folders = {"CALLSTREAM_DATA_DIR": str(tmp_path), "CALLSTREAM_PORT": "0"}
+    done = run_in(tmp_path, *arguments, **folders | {variable: value})
+    assert done.returncode == code
+    said = [line for line in (done.stdout + done.stderr).splitlines() if variable in line]
+    assert len(said) == 1
+    assert value in said[0]
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -148,10 +191,13 @@ def test_a_file_that_is_no_audio_is_refused_in_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_demo_ends_with_every_task_done_and_leaves_nothing_running() -> None:
+def test_demo_ends_with_every_task_done_and_leaves_nothing_running(tmp_path: Path) -> None:
+    """Also where a setting names a file from where the user is."""
+    (tmp_path / "profile.json").write_text("{}")
+    values = {"CALLSTREAM_LANGUAGE_MODEL": "tiny", "CALLSTREAM_PORT": "0", "CALLSTREAM_CALIBRATION_PROFILE": "profile.json"}
     mark = f"CALLSTREAM_TEST_MARK=demo-{os.getpid()}"
     name, _, value = mark.partition("=")
-    done = run("demo", "--json", CALLSTREAM_LANGUAGE_MODEL="tiny", CALLSTREAM_PORT="0", **{name: value})
+    done = run_in(tmp_path, "demo", "--json", **values | {name: value})
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     answers = {line["url"].split("/")[-2]: line["answer"] for line in lines if "url" in line}

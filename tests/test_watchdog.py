@@ -135,6 +135,25 @@ def test_a_lease_knows_since_when_kafka_has_answered(monkeypatch: pytest.MonkeyP
     assert lease.answering_since_s() == 1020.0
 
 
+def test_a_lease_that_ends_is_told_once_and_its_return_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now_s = [1000.0]
+    monkeypatch.setattr(membership, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    lease = Lease(10.0, "g")
+    lease.tell()  # there was none yet
+    lease.renew(1000.0)
+    for now_s[0] in (1005.0, 1011.0, 1013.0):
+        lease.tell()
+    lease.renew(1014.0)
+    lease.renew(1015.0)
+    assert caplog.messages == ["group g: no heartbeat was answered for 10 s, waiting for Kafka", "group g: Kafka answers again"]
+    lease.waive()
+    now_s[0] = 1050.0
+    lease.tell()
+    assert len(caplog.messages) == 2
+
+
 def test_looking_makes_no_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
     app = build_app("unstarted", Settings())
     monkeypatch.setattr(app, "_new_consumer", lambda: pytest.fail("a consumer was made on the watchdog's thread"))

@@ -62,7 +62,10 @@ def ensure_jars(cache_dir: Path, on_progress: Progress = no_progress) -> Path:
     folder = jar_folder(cache_dir)
     if fault(folder) is None:
         return folder
-    cache_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BrokerError(f"cannot use the cache folder {cache_dir} (CALLSTREAM_CACHE_DIR): {error.strerror}") from None
     with _locked(cache_dir / f".kafka-{KAFKA_VERSION}.lock", on_progress):
         if fault(folder) is not None:  # another process may have fetched them meanwhile
             _fetch(folder, find_maven(), on_progress)

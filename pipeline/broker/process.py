@@ -46,10 +46,10 @@ class GuardedProcess:
                 raise BrokerError(f"cannot use the data folder {lock and lock.parent}: {answer['reason']}")
             raise BrokerError(f"{lock and lock.parent} is in use by another broker; stop it or choose another data folder")
 
-    def start(self, argv: list[str], output: Path) -> int:
-        """Start the child in the folder of `output`, to which its stdout and stderr go; returns its process id."""
+    def start(self, argv: list[str], output: Path, folder: Path | None = None) -> int:
+        """Start the child, its stdout and stderr to `output`, in this folder or that of `output`; returns its process id."""
         self._exit_code = None
-        self._command("start", argv=argv, output=str(output), folder=str(output.parent))
+        self._command("start", argv=argv, output=str(output), folder=str(folder or output.parent))
         answer = self._answer("started", "refused")
         if answer["event"] == "refused":
             raise BrokerError(f"cannot start {argv[0]}: {answer['reason']}")

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+from rich.markup import escape
 from rich.table import Table
 
 from schemas.results import Transition
@@ -65,7 +66,7 @@ def progress_table(calls: Iterable[CallProgress]) -> Table:
     table = Table("call", "audio in", "speech", *SHORT_NAMES.values(), title="live")
     for call in calls:
         states = [_state(call, technology) for technology in SHORT_NAMES]
-        table.add_row(call.call_id, f"{call.sent_s:.1f} s", f"{call.speech_s:.1f} s", *states)
+        table.add_row(escape(call.call_id), f"{call.sent_s:.1f} s", f"{call.speech_s:.1f} s", *states)
     return table
 
 

@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 
 from pipeline.broker.errors import BrokerError
 from pipeline.broker.launch import open_broker
@@ -28,7 +29,7 @@ from pipeline.models.manifest import load_manifest
 from pipeline.models.registry import fetch
 from pipeline.query.server import serving
 from pipeline.sample import sample_path
-from pipeline.sending import CallSender, SendError, SendOptions, default_call_id, known_task_ids
+from pipeline.sending import CallSender, SendError, SendOptions, default_call_id, known_task_ids, shown
 from pipeline.settings import Settings
 from pipeline.topics import TopicsError, create_topics, partition_counts
 from pipeline.watching import WatchError, open_results, read_transitions
@@ -61,7 +62,8 @@ class Demo:
 
     def say(self, text: str) -> None:
         """One line with the seconds since the start."""
-        self.console.print(f"[dim]{time.monotonic() - self._started_s:5.1f} s[/] {text}", highlight=False, soft_wrap=True)
+        line = f"[dim]{time.monotonic() - self._started_s:5.1f} s[/] {escape(text)}"
+        self.console.print(line, highlight=False, soft_wrap=True)
 
     def check_worker(self) -> None:
         """Raises DemoError when the worker has ended."""
@@ -112,7 +114,8 @@ def _worker(settings: Settings, folder: Path) -> Iterator[GuardedProcess]:
     worker = GuardedProcess()
     log = folder / "worker.log"
     try:
-        worker.start(["env", *environment, sys.executable, "-m", "pipeline.cli", "worker"], log)
+        command = ["env", *environment, sys.executable, "-m", "pipeline.cli", "worker"]
+        worker.start(command, log, Path.cwd())  # paths in settings are of there
         yield worker
         worker.stop(_GRACE_S)
     except DemoError as error:
@@ -240,7 +243,7 @@ async def _query(demo: Demo, settings: Settings) -> AsyncIterator[QueryClient]:
 
 async def _run(demo: Demo, settings: Settings, *, keep: bool) -> int:
     async with _query(demo, settings) as client:
-        demo.say(f"streaming {', '.join(str(path.name) for path in demo.files)}")
+        demo.say(f"streaming {', '.join(shown(path) for path in demo.files)}")
         await _stream(demo, settings)
         audio_s = sum(call.sent_s for call in demo.calls.values())
         demo.say(f"all tasks are final: {audio_s:.1f} s of audio")
@@ -263,5 +266,5 @@ def run_demo(settings: Settings, files: Sequence[Path], *, keep: bool, realtime:
         demo.say("stopped")
         return 0 if keep and demo.calls and all(call.is_done for call in demo.calls.values()) else 1
     except (BrokerError, DemoError, ModelError, SendError, TopicsError, WatchError, aiohttp.ClientError, OSError) as error:
-        demo.say(f"[bold red]the demo cannot go on[/]: {error}")
+        demo.say(f"the demo cannot go on: {error}")
         return 1

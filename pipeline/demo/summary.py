@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from schemas.tasks import Technology
@@ -14,7 +15,7 @@ _ANSWER_CHARS = 220
 
 def channel_table(call_id: str, answers: Answers) -> Table:
     """One row for each channel of a call, from the answers of the query service."""
-    table = Table("channel", "speech", "segments", "voiceprint", "language", "gender", title=f"call {call_id}")
+    table = Table("channel", "speech", "segments", "voiceprint", "language", "gender", title=f"call {escape(call_id)}")
     for segments in _channels(answers, Technology.VOICE_ACTIVITY_DETECTION):
         number = segments["channel_number"]
         table.add_row(

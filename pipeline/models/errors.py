@@ -1,4 +1,4 @@
-"""What can go wrong with models. Both stop the program with one line; only the second is worth another try."""
+"""What can go wrong with models. All stop the program with one line; only one is worth another try."""
 
 
 class ModelError(Exception):
@@ -7,3 +7,11 @@ class ModelError(Exception):
 
 class ModelUnreachableError(ModelError):
     """A package could not be downloaded: trying again later may help."""
+
+
+class ModelsManifestError(ModelError):
+    """The manifest of the user's own models cannot be used."""
+
+
+class UnknownModelError(ModelError):
+    """No model has this name."""

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from pipeline.models.errors import ModelError
+from pipeline.models.errors import ModelError, ModelsManifestError, UnknownModelError
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]
@@ -134,7 +134,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if model.name == name:
                 return model
         known = ", ".join(model.name for model in self.models)
-        raise ModelError(f"no model is called {name!r}; the manifest has: {known}")
+        raise UnknownModelError(f"no model is called {name!r}; the manifest has: {known}")
 
     def chosen(self, role: Role, language_size: str = "base") -> Model:
         """The model to use for a role. Raises ModelError when the manifest has none."""
@@ -155,17 +155,17 @@ _PREPARED = msgspec.json.Decoder(Manifest)
 def load_manifest(path: str | Path | None = None) -> Manifest:
     """The built-in manifest; with a path, the models of that file come first and replace those of the same name.
 
-    Raises ModelError when the file cannot be read or is no manifest.
+    Raises ModelsManifestError when the file cannot be read or is no manifest.
     """
     built_in = _decode(resources.files("pipeline.models").joinpath("manifest.toml").read_bytes(), "the built-in manifest")
     if not path:
         return built_in
-    own_path = Path(path)
+    own_path, what = Path(path), f"models manifest {path} (CALLSTREAM_MODELS_MANIFEST)"
     try:
         data = own_path.read_bytes()
     except OSError as error:
-        raise ModelError(f"models manifest {own_path} cannot be read: {error.strerror}; check the path") from None
-    own = [_resolved(model, own_path.parent) for model in _decode(data, f"models manifest {own_path}").models]
+        raise ModelsManifestError(f"{what} cannot be read: {error.strerror}; check the path") from None
+    own = [_resolved(model, own_path.parent) for model in _decode(data, what).models]
     names = {model.name for model in own}
     return Manifest([*own, *(model for model in built_in.models if model.name not in names)])
 
@@ -174,7 +174,7 @@ def _decode(data: bytes, what: str) -> Manifest:
     try:
         manifest = msgspec.toml.decode(data, type=Manifest)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise ModelError(f"{what} is wrong: {error}") from None
+        raise ModelsManifestError(f"{what} is wrong: {error}") from None
     for model in manifest.models:
         _check(model, what)
     return manifest
@@ -185,11 +185,12 @@ def _check(model: Model, what: str) -> None:
     needed = ("path",) if source.kind is SourceKind.FILE else ("package", "version", "sha256")
     for field in needed:
         if not getattr(source, field):
-            raise ModelError(f"{what} is wrong: model {model.name!r} has a source of kind {source.kind} without {field!r}")
+            lacking = f"has a source of kind {source.kind} without {field!r}"
+            raise ModelsManifestError(f"{what} is wrong: model {model.name!r} {lacking}")
     if source.kind is not SourceKind.FILE and not all(file.member and file.sha256 for file in model.files):
-        raise ModelError(f"{what} is wrong: model {model.name!r} has a file without 'member' or 'sha256'")
+        raise ModelsManifestError(f"{what} is wrong: model {model.name!r} has a file without 'member' or 'sha256'")
     if fault := _role_fault(model):
-        raise ModelError(f"{what} is wrong: model {model.name!r} {fault}")
+        raise ModelsManifestError(f"{what} is wrong: model {model.name!r} {fault}")
 
 
 def _role_fault(model: Model) -> str | None:

@@ -184,5 +184,5 @@ def disk_errors(cache_dir: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or error
-        advice = "free space or set another folder"
+        advice = "free space or set another CALLSTREAM_CACHE_DIR"
         raise ModelError(f"models cannot be stored in {models_dir(cache_dir)}: {reason}; {advice}") from None

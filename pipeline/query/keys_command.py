@@ -40,6 +40,6 @@ def keys_list(settings: Settings) -> None:
         entries = read_keys(settings)
     except KeysError as error:
         click.echo(f"callstream: {error}", err=True)
-        sys.exit(1)
+        sys.exit(2)  # as `callstream query` does
     for name, entry in entries.items():
         click.echo(_line(name, entry))

@@ -224,6 +224,13 @@ async def _serve_until_signal(settings: Settings) -> None:
     await serve(settings, stop_event=stop, access=access)
 
 
+def _in_words(error: Exception) -> str:
+    """An error of a file does not say which setting named it."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check CALLSTREAM_DATA_DIR and CALLSTREAM_BLOB_STORE"
+    return str(error)
+
+
 def run(settings: Settings) -> int:
     """`callstream query`: serves until SIGTERM or SIGINT. The exit code: 0, 1 (no start, or a fault), or 2 (settings)."""
     raise_file_limit()
@@ -231,7 +238,7 @@ def run(settings: Settings) -> int:
     try:
         asyncio.run(_serve_until_signal(settings))
     except (OSError, sqlite3.Error, ViewLockedError, KeysError, TlsError, ExposedError) as error:
-        sys.stderr.write(f"callstream query: {error}\n")
+        sys.stderr.write(f"callstream query: {_in_words(error)}\n")
         return 2 if isinstance(error, KeysError | TlsError | ExposedError) else 1
     except ExceptionGroup:
         logger.exception("the query service met a fault and ends")

@@ -1,29 +1,43 @@
 """Kafka is away for longer than the idle timeout: producers wait for it too, and for a while longer."""
 
+import json
+import os
+import shutil
 import time
 from pathlib import Path
 
+import onnxruntime
 import pytest
 from confluent_kafka import Producer
 
 from pipeline.broker import EmbeddedBroker
+from pipeline.sample import sample_path
 from pipeline.settings import Settings
 from tests.broker.test_chain import VAD
 from tests.harness import media_headers, sample_audio
-from tests.system import PATIENCE_S, System, open_system
+from tests.system import PATIENCE_S, Process, System, open_system
 
 pytestmark = pytest.mark.broker
 
 IDLE_S = 8.0
-AWAY_S = 10.0
+AWAY_S = 12.0
 BACK_OFF_S = 2.0
 CALL = b"call"
+PATIENT = '{"technologies": ["voice-activity-detection"], "is_file": true}'  # how soon a client comes back is not asked here
+ONE_TASK = '{"technologies": ["voice-activity-detection"]}'
 
 
-def wait_said(system: System) -> None:
+def wait_said(system: System, call_id: str) -> None:
     give_up_s = time.monotonic() + PATIENCE_S
-    while not system.transitions("call"):
+    while not system.transitions(call_id):
         assert time.monotonic() < give_up_s, system.logs()
+        time.sleep(0.1)
+
+
+def wait_logged(process: Process, *texts: str) -> None:
+    give_up_s = time.monotonic() + PATIENCE_S
+    while not all(text in process.log.read_text() for text in texts):
+        assert time.monotonic() < give_up_s, process.log.read_text()
         time.sleep(0.1)
 
 
@@ -47,8 +61,11 @@ def test_a_call_outlives_an_outage_that_is_longer_than_its_idle_timeout(
     )
     with open_system(settings, tmp_path) as system:
         worker = system.start("worker", "--agents", "vad")
+        watch = system.start("watch", "--json")
+        send = system.start("send", "--realtime", "--call-id", "slow", "--options", PATIENT, str(sample_path()))
         system.produce("media", CALL, sample_audio(0, 6), media_headers(0))
-        wait_said(system)
+        wait_said(system, "call")
+        wait_said(system, "slow")
         embedded_broker.kill()
         spoken_s = time.time()
         time.sleep(AWAY_S)
@@ -60,4 +77,44 @@ def test_a_call_outlives_an_outage_that_is_longer_than_its_idle_timeout(
         result = system.wait_final("call", {VAD})[VAD]["result"]
         assert max(segment["end_time"] for channel in result["channels"] for segment in channel["segments"]) > 6.0
         assert system.dead_letters(CALL) == []
+        for process, away, back in (
+            (watch, "does not answer, waiting", "answers again"),
+            (send, "no answer for 10 s, waiting", "answers again"),
+            (worker, "no heartbeat was answered for 6 s", "Kafka answers again"),
+        ):
+            wait_logged(process, away, back)
+        assert send.terminate() == 1
+        failed = system.wait_final("slow", {VAD})[VAD]
+        assert (failed["task"]["state"], "the sender was stopped" in str(failed["error"])) == ("failed", True)
+        assert "Traceback" not in send.log.read_text()
         assert worker.terminate() == 0
+
+
+def test_a_file_that_breaks_off_is_not_known_by_half(broker_bootstrap: str, topic_prefix: str, tmp_path: Path) -> None:
+    whole = sample_path().read_bytes()
+    middle = len(whole) // 2
+    (tmp_path / "broken.flac").write_bytes(whole[:middle] + bytes(20_000) + whole[middle + 20_000 :])
+    shutil.copy(sample_path(), tmp_path / os.fsdecode(b"Gespr\xe4ch.flac"))
+    settings = Settings(broker=broker_bootstrap, topic_prefix=topic_prefix, partitions=1)
+    with open_system(settings, tmp_path) as system:
+        system.start("worker", "--agents", "vad")
+        done = system.run("send", "--call-id", "broken", "--options", ONE_TASK, str(tmp_path / "broken.flac"))
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+        assert "call broken, of which a part was sent, fails" in done.stderr
+        assert system.wait_final("broken", {VAD})[VAD]["task"]["state"] == "failed"
+        named = system.run("send", "--json", "--options", ONE_TASK, str(tmp_path / os.fsdecode(b"Gespr\xe4ch.flac")))
+        assert named.returncode == 0, named.stderr
+        call = json.loads(named.stdout)
+        assert call["call_id"].startswith("Gespr\ufffdch-")
+        assert system.wait_final(call["call_id"], {VAD})[VAD]["task"]["state"] == "done"
+
+
+def test_a_model_that_cannot_be_opened_is_told_in_one_line(broker_bootstrap: str, topic_prefix: str, tmp_path: Path) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():  # type: ignore[attr-defined]
+        pytest.skip("models can be opened on this machine's GPU")
+    settings = Settings(broker=broker_bootstrap, topic_prefix=topic_prefix, partitions=1)
+    with open_system(settings, tmp_path) as system:
+        worker = system.start("worker", "--agents", "extraction", CALLSTREAM_INFERENCE_PROVIDER="cuda")
+        assert worker.wait(PATIENCE_S) == 1
+        assert "callstream: onnxruntime has no CUDAExecutionProvider here" in worker.log.read_text()
+        assert "Traceback" not in worker.log.read_text()
