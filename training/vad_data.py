@@ -3,11 +3,14 @@
 In clean speech the level alone tells speech from pause. A frame is speech within 24 dB of the loud ones (the 95th percentile),
 in the whole band or in the treble (for consonants), and 8 dB above the quiet ones; gaps under 100 ms belong to speech, runs
 under 40 ms do not. 24 dB is where silero at its own threshold of 0.5 misses as much of the clean speech as it alarms falsely.
+
+`python -m training.vad_data SPEECH_DIR` prints the noises that were kept back, as a list for `callstream evaluate --noise`.
 """
 
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,7 +51,7 @@ class Sources(NamedTuple):
 
 
 def sources(speech_dir: Path, *, held_out: bool) -> Sources:
-    """The files to train on, or the held-out fifth of the speakers and noises."""
+    """The files to train on, or the held-out fifth of the speakers and noises; of these none whose recording is trained on."""
     with (speech_dir / "clips.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["corpus"] in CORPORA]
     with (speech_dir / "noise.csv").open(newline="") as file:
@@ -60,7 +63,14 @@ def sources(speech_dir: Path, *, held_out: bool) -> Sources:
         ]
         for corpus in CORPORA
     }
-    return Sources(clips, [path for i, path in enumerate(noises) if (i % _HELD_OUT_EVERY == 0) == held_out])
+    trained_on = [path for i, path in enumerate(noises) if i % _HELD_OUT_EVERY]
+    heard = {_take_of(path) for path in trained_on}
+    return Sources(clips, [path for path in noises if _take_of(path) not in heard] if held_out else trained_on)
+
+
+def _take_of(noise: Path) -> str:
+    """ESC-10 cuts several clips (A, B, …) from a recording."""
+    return noise.stem.rpartition("-")[0] or noise.stem
 
 
 def make(files: Sources, count: int, seed: int) -> list[Made]:
@@ -187,3 +197,9 @@ def _at_peak(samples: Float32, peak: float) -> Float32:
 
 def _gain(random: np.random.Generator, low_db: float, high_db: float) -> float:
     return float(10 ** (random.uniform(low_db, high_db) / 20))
+
+
+if __name__ == "__main__":
+    print("path")
+    for path in sources(Path(sys.argv[1]), held_out=True).noises:
+        print(path.resolve())
