@@ -152,7 +152,7 @@ class CallAssembler(Generic[Origin]):
         if self._was_lost(sequence):
             if self.format is not None and chunk.format != self.format:
                 return self._format_changed(chunk, self.format)  # as it was told when it came in its turn, and may come again
-            return DeadLetterType.CHUNK_LATE, f"sequence {sequence} came after its place was filled with silence"
+            return DeadLetterType.CHUNK_LATE, f"sequence {sequence} came after its place was filled with silence, or left empty"
         if self.ended and sequence >= self.next_sequence:
             return DeadLetterType.CALL_ENDED, f"sequence {sequence} came after the call's end at {self.next_sequence - 1}"
         return None
@@ -243,6 +243,8 @@ class CallAssembler(Generic[Origin]):
             self.missing_bytes.append((self.position, self.position + gap))
             self._append(silence(chunk.format, gap))
         self._append(chunk.audio[: left - gap])
+        if not chunk.audio and not chunk.end:
+            self._lost.append((chunk.sequence, chunk.sequence + 1))  # another one of this number is no repetition
         self._last_length = len(chunk.audio) or self._last_length
         self.next_sequence, self._owed_chunks = chunk.sequence + 1, 0
         if chunk.end or gap + len(chunk.audio) >= left:

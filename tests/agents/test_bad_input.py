@@ -117,6 +117,16 @@ async def test_an_empty_record_has_one_letter_whatever_else_is_wrong_with_it(ope
     assert bench.final("c", VAD)["task"]["state"] == "done"
 
 
+async def test_a_chunk_behind_an_empty_one_of_its_number_is_not_lost_without_a_word(open_bench: OpenBench) -> None:
+    async with open_bench() as bench:
+        for sequence, audio in ((0, sample_audio(0, 1)), (1, b""), (1, b""), (1, sample_audio(1, 2)), (0, sample_audio(0, 1))):
+            await bench.produce("media", b"c", audio, media_headers(sequence))
+        await bench.produce("media", b"c", sample_audio(2, 3), media_headers(2, end=True))
+        await bench.produce("media", b"c", sample_audio(1, 2), media_headers(1))
+    assert bench.dead_letters() == ["chunk.empty", "chunk.empty", "chunk.late", "chunk.late"]
+    assert bench.final("c", VAD)["task"]["state"] == "done"
+
+
 async def test_tasks_that_are_rejected_for_their_options_keep_the_ids_that_these_name(open_bench: OpenBench) -> None:
     faults: list[dict[str, Any]] = [{"technologies": ["x"]}, {"channel_numbers": [1]}, {"start_time": -1}]
     for number, fault in enumerate(faults):
