@@ -17,7 +17,7 @@ import stamina
 from pipeline.blobs import BlobError, BlobStore, checked_file, open_blobs
 from pipeline.delivery import Receipt, describe_error
 from pipeline.media.sandbox import DecodeLimits, DecoderError, MediaError, MediaInfo, Sandbox, Selection
-from pipeline.options import OptionsError, canonical
+from pipeline.options import OptionsError, check_groups
 from pipeline.records import DeadLetterError, OutgoingRecord, Record, chunk_headers, headers_of
 from pipeline.settings import Settings
 from pipeline.stage import Frame, Stage, check_exhaustion
@@ -102,7 +102,7 @@ class IntakeStage:
     async def _decode(self, technology: Technology, media: MediaRequest, path: Path) -> None:
         selection = _selection(media)
         try:
-            canonical(media.options)
+            check_groups(media.options)
         except OptionsError as error:
             detail = ErrorDetail(["body", "config"], f"{error}.", error.type)
             await self._publisher.publish([_abort(technology, _without_groups(media), detail)])

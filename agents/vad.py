@@ -75,7 +75,8 @@ class VadStage:
             await self._end_if_gap_in_time(chunk, record)
         if ended := self._ended.get(chunk.call_id):
             for one in ended.put(chunk, record).rejected:
-                await self._frame.bury(one.origin, one.type, one.message)
+                if not _is_empty(one.origin) or one.type is DeadLetterType.CALL_ENDED:
+                    await self._frame.bury(one.origin, one.type, one.message)
             receipt.release()
             return
         call = self._calls.get(chunk.call_id)
@@ -112,7 +113,8 @@ class VadStage:
         if chunk.sequence == 0 and call.listener is None:
             call.correlation_id = correlation_id_of(record) or call.correlation_id
             try:
-                check_channels(read_options(chunk.options), chunk.format.channels)
+                if not call.is_opened:  # else it was followed before, by this version's rules or another's
+                    check_channels(read_options(chunk.options), chunk.format.channels)
             except OptionsError as error:
                 await self._reject(call, record, error)
                 return
@@ -130,7 +132,7 @@ class VadStage:
 
     async def _advance(self, call: VadCall, taken: Taken[Record], source: str) -> None:
         for one in taken.rejected:
-            if one.origin.value or one.origin.raw(Header.END) == b"1":  # an empty one was buried as it came
+            if not _is_empty(one.origin):  # those were buried as they came
                 await self._frame.bury(one.origin, one.type, one.message)
         if call.listener is None and call.assembler.format is not None:
             await self._publish(call.opened_records(self._spoken.end(call.place[1])))
@@ -286,6 +288,10 @@ class VadStage:
 
     async def _compute(self, function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+
+
+def _is_empty(record: Record) -> bool:
+    return not record.value and record.raw(Header.END) != b"1"
 
 
 def stages(settings: Settings) -> Sequence[Stage]:

@@ -12,7 +12,7 @@ from pipeline.audio.segments import SegmentLog, used_samples
 from pipeline.blobs import open_blobs
 from pipeline.delivery import Receipt
 from pipeline.models.silero import SileroVad
-from pipeline.options import known_tasks, read_options
+from pipeline.options import known_tasks, read_options_again
 from pipeline.records import OutgoingRecord, Record
 from pipeline.settings import Settings
 from pipeline.snapshots import snapshot_record
@@ -78,7 +78,7 @@ class VadCall:
         self.has_begun = True
         self.assembler.restore(saved.assembly)
         self.correlation_id = saved.correlation_id
-        self.options = read_options(self.assembler.options)
+        self.options = read_options_again(self.assembler.options)
         if VAD in known_tasks(self.options):
             # Should this fail here, the call's failure stands behind all partial results, of which each utterance made one.
             self._log = self._task_log(VAD, saved.revision + self._partials_since(saved))
@@ -140,7 +140,7 @@ class VadCall:
         """The call's format is known: its tasks are pending, and voice activity detection runs."""
         audio_format = self.assembler.format
         assert audio_format is not None
-        options = self.options = read_options(self.assembler.options)
+        options = self.options = read_options_again(self.assembler.options)
         self.correlation_id = options.correlation_id or self.correlation_id
         self.has_begun = True
         self._open(CallListener(audio_format, self._silero), None)

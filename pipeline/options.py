@@ -34,6 +34,7 @@ class OptionsError(ValueError):
 
 
 MAX_OPTIONS_BYTES = 800_000  # they travel with the call in one record
+_HEADERS = ("correlation_id", "request_id", "owner")  # what becomes a header of results, or is shown with them
 _MAX_LANGUAGE_CHARS = 3  # of a tag that is a language alone; longer ones are known to no model, and are told as they were spelt
 _MAX_PACKED_BYTES = 1_000_000  # as they travel: numbers take more than in JSON, twice as much at most
 
@@ -61,29 +62,32 @@ def read_options(text: str | None) -> CallOptions:
         raise OptionsError("options: technologies is empty", _named(text))
     if 2 * size > _MAX_PACKED_BYTES < len(_PACKER.encode(options)):
         raise OptionsError(f"options takes more than {_MAX_PACKED_BYTES} bytes in a record", _named(text))
-    if options.correlation_id is not None and not options.correlation_id.isprintable():
-        message = "options: correlation_id has characters that cannot be printed"
-        raise OptionsError(message, _named(text), ["correlation_id"])
-    return canonical(options)
+    for name in _HEADERS:
+        if not (getattr(options, name) or "").isprintable():
+            raise OptionsError(f"options: {name} has characters that cannot be printed", _named(text), [name])
+    check_groups(options)
+    return _canonical(options)
 
 
-def canonical(options: CallOptions) -> CallOptions:
+def read_options_again(text: str | None) -> CallOptions:
+    """Read a header with which a call has begun, maybe by an older version's rules: nothing is refused any more."""
+    return CallOptions() if text is None else _canonical(_DECODER.decode(text))
+
+
+def _canonical(options: CallOptions) -> CallOptions:
     """With the names of languages in lower case, as RFC 5646 (2.1.1) spells them: their case means nothing.
 
-    Of two weights for one language the smaller counts, as where a request's `config` has several. Raises OptionsError where
-    groups cannot be told from each other.
+    Of two weights for one language the smaller counts, as where a request's `config` has several.
     """
     priors: dict[str, float] = {}
     for tag, weight in options.language_priors.items():
         priors[_tag(tag)] = min(weight, priors.get(_tag(tag), weight))
-    options = msgspec.structs.replace(
+    return msgspec.structs.replace(
         options,
         languages=None if options.languages is None else list(map(_tag, options.languages)),
         language_groups=[LanguageGroup(one.identifier, list(map(_tag, one.languages))) for one in options.language_groups],
         language_priors=priors,
     )
-    _check_groups(options)
-    return options
 
 
 def _tag(tag: str) -> str:
@@ -98,8 +102,9 @@ def check_channels(options: CallOptions, channels: int) -> None:
         raise _fault(options, message, ["channel_numbers"], "channels.invalid")
 
 
-def _check_groups(options: CallOptions) -> None:
+def check_groups(options: CallOptions) -> None:
     """A language is in one group at most, and no group has the name of another, or of a language. Raises OptionsError."""
+    options = _canonical(options)
     languages = {*(options.languages or []), *options.language_priors}
     languages.update(*(group.languages for group in options.language_groups))
     grouped: set[str] = set()

@@ -77,7 +77,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 600.0
     idle_timeout_s: Annotated[float, Meta(gt=0, le=86_400, description="a call that sends nothing for so long is ended")] = 60.0
     reorder_window_s: Annotated[float, Meta(ge=0, le=60, description="audio to wait through for a chunk out of order")] = 5.0
-    max_gap_s: Annotated[float, Meta(gt=0, le=3600, description="longest stretch of lost audio to fill with silence")] = 300.0
+    max_gap_s: Annotated[
+        float,
+        Meta(gt=0, le=3600, description="longest stretch of lost audio to fill with silence, if longer than a chunk may be"),
+    ] = 60.0
     max_call_s: Annotated[float, Meta(gt=0, le=604_800, description="longest call")] = 43_200.0
     in_flight: Annotated[int, Meta(ge=1, le=1024, description="records in work at once in each agent")] = 32
     inference_threads: Annotated[int, Meta(ge=1, le=256, description="threads for model inference in each worker")] = 2

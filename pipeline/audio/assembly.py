@@ -11,7 +11,7 @@ import msgspec
 
 from pipeline.audio.decoding import silence
 from schemas.errors import DeadLetterType
-from schemas.media import AudioFormat, MediaChunk
+from schemas.media import MAX_CHUNK_BYTES, AudioFormat, MediaChunk
 from schemas.stream import AssemblyState, CallEnded
 
 Origin = TypeVar("Origin")
@@ -59,7 +59,7 @@ class _Boundary(NamedTuple):
 
 
 class CallAssembler(Generic[Origin]):
-    """The chunks of one call. `window_s` and `max_gap_s` are seconds of audio.
+    """The chunks of one call. `window_s` and `max_gap_s` are seconds of audio; what one chunk may hold is filled however long.
 
     A chunk that is missing is waited for until one has come that begins more than `window_s` behind it; then it is filled with
     silence, of the length that the next chunk's `position` tells, else of the length of the chunk before it.
@@ -132,7 +132,17 @@ class CallAssembler(Generic[Origin]):
             while self._waits_too_long():
                 self._take_next()
                 self._take_ready()
+        else:
+            self._fill_empty(chunk, origin)
         return self._give()
+
+    def _fill_empty(self, chunk: MediaChunk, origin: Origin) -> None:
+        """An empty record breaks the rules, and audio of its number is no repetition: it counts where nothing was heard yet."""
+        waiting = self._waiting.get(chunk.sequence)
+        if waiting is not None and chunk.audio and not waiting.chunk.audio and not waiting.chunk.end:
+            self._waiting[chunk.sequence] = _Waiting(chunk, origin)
+            self._waiting_bytes += len(chunk.audio)
+            self.end_seen = self.end_seen or chunk.end
 
     def finish(self) -> Taken[Origin]:
         """End the call: what waits is taken, what is missing before it becomes silence."""
@@ -210,8 +220,9 @@ class CallAssembler(Generic[Origin]):
                 DeadLetterType.POSITION_CONFLICT,
                 f"position {chunk.position} lies before {self.position}, which was heard already",
             )
-        gap_s = self._gap_length(chunk) / chunk.format.bytes_per_s
-        if gap_s > self._max_gap_s:
+        gap = self._gap_length(chunk)
+        gap_s = gap / chunk.format.bytes_per_s
+        if gap_s > self._max_gap_s and gap > MAX_CHUNK_BYTES:
             return (
                 DeadLetterType.GAP_TOO_LONG,
                 f"{gap_s:.1f} s missing before sequence {chunk.sequence}, more than {self._max_gap_s:g} s",

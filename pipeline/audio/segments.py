@@ -1,6 +1,7 @@
 """The VAD result of a call: its spans as segments in seconds; and how much of what was heard is used."""
 
 import math
+from collections.abc import Iterator
 from decimal import Decimal
 
 from pipeline.audio.vad import SpeechSpan
@@ -47,16 +48,21 @@ class SegmentLog:
     def result(self, missing_bytes: list[tuple[int, int]], before_sample: int | None = None) -> VadResult:
         """The result by now. `missing_bytes` are ranges of the call's bytes; those behind `before_sample` are left out."""
         before_s = math.inf if before_sample is None else before_sample / self._rate_hz
-        times_s = [
-            (self._byte_time_s(start), self._byte_time_s(end))
-            for start, end in missing_bytes
-            if start / self._format.bytes_per_s < before_s
-        ]
-        missing = [MissingAudio(start_s, end_s) for start_s, end_s in times_s if start_s < end_s]  # half a millisecond is none
+        told = [each for each in missing_bytes if each[0] / self._format.bytes_per_s < before_s]
+        missing = [MissingAudio(self._time_s(start_ms), self._time_s(end_ms)) for start_ms, end_ms in self._in_ms(told)]
         return VadResult([self._channel(number, missing) for number in range(self._format.channels)])
 
-    def _byte_time_s(self, position: int) -> float:
-        return self._time_s(round(round(position / self._format.bytes_per_s, 3) * 1000))
+    def _in_ms(self, missing_bytes: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Rounded to the millisecond, and one at least; none is told twice."""
+        told_ms = 0
+        for start_ms, end_ms in (map(self._byte_ms, each) for each in missing_bytes):
+            begin_ms, end_ms = max(start_ms, told_ms), max(end_ms, start_ms + 1)
+            if begin_ms < end_ms:
+                told_ms = end_ms
+                yield begin_ms, end_ms
+
+    def _byte_ms(self, position: int) -> int:
+        return round(round(position / self._format.bytes_per_s, 3) * 1000)
 
     def _time_s(self, call_ms: int) -> float:
         return (self._begin_ms + call_ms) / 1000

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from agents import vad
+from pipeline.options import read_options_again
 from pipeline.partition_scan import PartitionScan
 from pipeline.records import Record, headers_of
 from pipeline.snapshots import decode_snapshot
@@ -228,3 +229,21 @@ async def test_a_call_whose_end_waits_is_not_ended_again_and_again(tmp_path: Pat
         for _ in range(5):
             await worker.stage.tick()
     assert submitted == [CALL]
+
+
+@pytest.mark.parametrize("killed_s", [8, 40])
+async def test_a_call_that_began_by_an_older_versions_rules_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_s: int
+) -> None:
+    """Before and behind its first snapshot: what was followed once is not refused by a successor that is stricter."""
+    options = json.dumps({"technologies": ["voice-activity-detection"], "correlation_id": "a\u00a0b"})
+    records = media(sample_audio(), SECOND, set(), position=True, options=options)
+    log: dict[str, list[Record]] = defaultdict(list)
+    with monkeypatch.context() as older:
+        older.setattr(vad, "read_options", read_options_again)
+        await Worker(tmp_path, log).live(records[:killed_s], older)
+    await Worker(tmp_path, log).live(records, monkeypatch)
+    said = [json.loads(value or b"") for _, value in spoken(log, "results")]
+    assert [one["revision"] for one in said] == list(range(len(said)))
+    assert said[-1]["task"]["state"] == "done"
+    assert not log["dead-letters"]

@@ -18,7 +18,7 @@ def chunk(
     return MediaChunk("call", sequence, audio_format, audio, position, end)
 
 
-def assembler(window_s: float = 5.0, max_gap_s: float = 300.0) -> CallAssembler[int]:
+def assembler(window_s: float = 5.0, max_gap_s: float = 60.0) -> CallAssembler[int]:
     return CallAssembler(window_s, max_gap_s, 3600.0)
 
 

@@ -3,7 +3,6 @@
 from decimal import Decimal
 from fractions import Fraction
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +41,7 @@ def exact(seconds: float) -> Decimal:
     return Decimal(repr(seconds))
 
 
-lost = st.builds(lambda start, length: (start, start + length), st.integers(0, 10**9), st.integers(1000, 10**9))
+lost = st.builds(lambda start, length: (start, start + length), st.integers(0, 10**9), st.integers(1, 10**9))
 
 
 @given(stretches, rates, starts_s, st.lists(lost, max_size=3))
@@ -65,11 +64,22 @@ def test_times_of_a_file_are_those_of_the_call_and_its_begin(
         ]
 
 
-def test_a_stretch_that_is_shorter_than_a_millisecond_is_not_told() -> None:
-    (channel,) = result([], 48_000, CallOptions(), [(0, 2), (9600, 9696)]).channels
-    assert channel.missing == [MissingAudio(0.1, 0.101)]
-    (channel,) = result([], 48_000, CallOptions(), [(0, 2)]).channels
-    assert channel.missing is msgspec.UNSET
+def test_a_stretch_that_is_shorter_than_a_millisecond_is_told_as_one() -> None:
+    (channel,) = result([], 48_000, CallOptions(), [(0, 2), (9600, 9632), (9640, 9672), (9740, 9742)]).channels
+    assert channel.missing == [MissingAudio(0.0, 0.001), MissingAudio(0.1, 0.101), MissingAudio(0.101, 0.102)]
+
+
+@given(st.lists(st.integers(1, 300), min_size=2, max_size=40), rates)
+def test_no_lost_byte_goes_untold(lengths: list[int], rate_hz: int) -> None:
+    """Each second stretch is lost: its place lies in what is told, give or take the half millisecond of rounding."""
+    edges = [2 * sum(lengths[:count]) for count in range(len(lengths) + 1)]
+    missing = [*zip(edges[:-1:2], edges[1::2], strict=False)]
+    (channel,) = result([], rate_hz, CallOptions(), missing).channels
+    assert isinstance(channel.missing, list)
+    assert all(one.start_time < one.end_time for one in channel.missing)
+    for start, end in missing:
+        middle_s = (start + end) / 2 / (2 * rate_hz)
+        assert any(one.start_time - 0.001 <= middle_s <= one.end_time + 0.001 for one in channel.missing)
 
 
 def test_channels_are_named_as_the_options_say() -> None:
