@@ -250,6 +250,8 @@ def _run_models(command: Any, *arguments: Any) -> None:  # noqa: ANN401 - one of
         raise
     except UnknownModelError as error:
         raise click.UsageError(str(error)) from None
+    except BrokenPipeError:
+        raise  # click's, which ends without a word
     except (ModelError, OSError) as error:
         _say(str(error))
         sys.exit(EXIT_FAILED)

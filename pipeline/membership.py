@@ -142,7 +142,7 @@ class Lease:
         self._asked_at_s = asked_at_s
         self._ends_s = asked_at_s + self._session_timeout_s
         if self._has_said:
-            logger.warning("group %s: Kafka answers again", self._group)
+            logger.warning("group %s: heartbeats are answered again", self._group)
         self._has_said = False
 
     def answering_since_s(self) -> float:
@@ -163,7 +163,8 @@ class Lease:
         if self._has_said or self._is_waived or not self._ends_s or self.is_valid():
             return
         self._has_said = True
-        logger.warning("group %s: no heartbeat was answered for %g s, waiting for Kafka", self._group, self._session_timeout_s)
+        words = "group %s: no heartbeat was answered for %g s, waiting: Kafka is away, or the group is changing"
+        logger.warning(words, self._group, self._session_timeout_s)
 
     async def wait(self) -> None:
         """Until it lasts again; who has lost the partitions meanwhile is cancelled here."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import time
@@ -31,7 +32,7 @@ OnSent = Callable[[float], None]
 
 _IN_FLIGHT = 64  # chunks sent and not yet acknowledged
 _SILENCE_S = 10.0  # without an acknowledgement, after which the user is told
-_ABORT_S = 5.0
+_LAST_WORDS_S = 5.0
 _JSON = msgspec.json.Encoder()
 
 
@@ -62,9 +63,14 @@ class SentCall(msgspec.Struct, frozen=True):
     tasks: dict[Technology, str]
 
 
+def _text(path: Path) -> str:
+    """A path as text: on Linux it is bytes, and need not be UTF-8."""
+    return os.fsencode(path).decode(errors="replace")
+
+
 def shown(path: Path) -> str:
-    """A file's name as text: on Linux names are bytes, and need not be UTF-8."""
-    return os.fsencode(path.name).decode(errors="replace")
+    """A file's name as text."""
+    return _text(Path(path.name))
 
 
 def default_call_id(path: Path) -> str:
@@ -73,29 +79,39 @@ def default_call_id(path: Path) -> str:
 
 
 class _InFlight:
-    """Chunks that are not acknowledged yet, the oldest first, with when each was sent."""
+    """Chunks that are not acknowledged yet, the oldest first, with when each was sent; tells the user of a long silence."""
 
     def __init__(self, broker: str) -> None:
         self._broker = broker
         self._chunks: deque[tuple[float, asyncio.Future[object]]] = deque()
         self._is_silent = False
+        self.sent_count = 0
+
+    async def __aenter__(self) -> "_InFlight":
+        self._watching = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._watching.cancel()
 
     def add(self, chunk: asyncio.Future[object]) -> None:
         self._chunks.append((time.monotonic(), chunk))
+        self.sent_count += 1
 
     async def until(self, most: int) -> None:
         """Until so many are left, at most. Raises what kept a chunk from Kafka."""
-        while self._chunks:
-            sent_s, oldest = self._chunks[0]
-            if not oldest.done():
-                self._tell(time.monotonic() - sent_s > _SILENCE_S)
-                if len(self._chunks) <= most:
-                    return
-                await asyncio.wait([oldest], timeout=1.0)
-                continue
+        while self._chunks and (len(self._chunks) > most or self._chunks[0][1].done()):
+            oldest = self._chunks[0][1]
+            await asyncio.wait([oldest])  # which does not cancel it
             self._chunks.popleft()
             oldest.result()
-        self._tell(False)
+
+    async def _watch(self) -> None:
+        """Beside the sending, which may wait in many places: for room in a batch, for an acknowledgement."""
+        while True:
+            await asyncio.sleep(1.0)
+            oldest_s = next((sent_s for sent_s, chunk in self._chunks if not chunk.done()), math.inf)
+            self._tell(time.monotonic() - oldest_s > _SILENCE_S)
 
     def _tell(self, is_silent: bool) -> None:
         if is_silent != self._is_silent:
@@ -129,43 +145,55 @@ class CallSender:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._producer.stop()
+        with contextlib.suppress(KafkaError, TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_S):  # of an idempotent producer nothing expires: it would wait for ever
+                await self._producer.stop()
 
     async def send(self, path: Path, how: SendOptions, on_sent: OnSent | None = None) -> SentCall:
         """Send one file as one call; every chunk is acknowledged when this returns.
 
-        Raises SendError. Of what was sent until then the tasks fail, also where the sender is cancelled.
+        Raises SendError. The tasks of what was sent until then fail, also where the sender is cancelled, if Kafka can be told.
         """
         call_id = how.call_id or default_call_id(path)
         tasks = known_task_ids(call_id, how.options)
-        try:
-            with _open(path, how) as media:
-                sent_bytes = await self._send_whole(media, call_id, how, on_sent or (lambda _: None))
-        except MediaError as error:
-            raise SendError(f"{shown(path)} {error.reason}; call {call_id}, of which a part was sent, fails") from None
-        except KafkaError as error:
-            raise SendError(f"call {call_id} was not sent to its end: {error}") from None
-        return SentCall(call_id, os.fsencode(path).decode(errors="replace"), sent_bytes / media.format.bytes_per_s, tasks)
+        with _open(path, how) as media:
+            async with _InFlight(self._settings.broker) as in_flight:
+                try:
+                    sent_bytes = await self._send_chunks(media, call_id, how, on_sent or (lambda _: None), in_flight)
+                except asyncio.CancelledError:
+                    await self._end_of(call_id, how, in_flight, "the sender was stopped")
+                    raise
+                except MediaError as error:
+                    end = await self._end_of(call_id, how, in_flight, str(error))
+                    raise SendError(f"{_text(path)} {error.reason}{end}") from None
+                except KafkaError as error:
+                    end = await self._end_of(call_id, how, in_flight, "not all of it could be sent")
+                    raise SendError(f"call {call_id} was not sent to its end: {error}{end}") from None
+        return SentCall(call_id, _text(path), sent_bytes / media.format.bytes_per_s, tasks)
 
-    async def _send_whole(self, media: MediaFile, call_id: str, how: SendOptions, on_sent: OnSent) -> int:
+    async def _end_of(self, call_id: str, how: SendOptions, in_flight: _InFlight, why: str) -> str:
+        """Say that nothing more comes, or the call would be known by half and nothing in its results would say so.
+
+        What that comes to, for the user.
+        """
+        if not in_flight.sent_count:
+            return ""
         try:
-            return await self._send_chunks(media, call_id, how, on_sent)
-        except (MediaError, asyncio.CancelledError) as error:
-            why = str(error) if isinstance(error, MediaError) else "the sender was stopped"
-            with contextlib.suppress(KafkaError, TimeoutError):
-                async with asyncio.timeout(_ABORT_S):
-                    await self._abort(call_id, how, why)
-            raise
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await self._abort(call_id, how, why)
+        except (KafkaError, TimeoutError):
+            return f"; of call {call_id} a part was sent, Kafka could not be told, and the idle timeout will end it as it is"
+        return f"; call {call_id}, of which a part was sent, fails"
 
     async def _abort(self, call_id: str, how: SendOptions, why: str) -> None:
-        """Say that nothing more comes, or the call would be known by half and nothing in its results would say so."""
         fault = _JSON.encode(ErrorDetail(["root"], f"{why}.", "internal")).decode()
         values = {Header.SEQUENCE: "0", Header.ABORT: fault} | ({Header.OPTIONS: how.options} if how.options else {})
         await self._producer.send_and_wait(self._topic, b"", key=call_id.encode(), headers=list(headers_of(values)))
 
-    async def _send_chunks(self, media: MediaFile, call_id: str, how: SendOptions, on_sent: OnSent) -> int:
+    async def _send_chunks(
+        self, media: MediaFile, call_id: str, how: SendOptions, on_sent: OnSent, in_flight: _InFlight
+    ) -> int:
         position, started_s = 0, time.monotonic()
-        in_flight = _InFlight(self._settings.broker)
         extra = headers_of({Header.OPTIONS: how.options}) if how.options else ()
         for sequence, (chunk, end) in enumerate(_mark_last(media.chunks())):
             if how.realtime:
@@ -183,9 +211,9 @@ def _open(path: Path, how: SendOptions) -> MediaFile:
     try:
         return MediaFile(path, encoding=Encoding(how.encoding), chunk_ms=how.chunk_ms, is_trusted=True)
     except MediaError as error:
-        raise SendError(f"{shown(path)} {error.reason}") from None
+        raise SendError(f"{_text(path)} {error.reason}") from None
     except OSError as error:
-        raise SendError(f"{shown(path)} cannot be read: {error.strerror or error}") from None
+        raise SendError(f"{_text(path)} cannot be read: {error.strerror or error}") from None
 
 
 def _mark_last(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:

@@ -1,6 +1,7 @@
 """Settings: environment variables `CALLSTREAM_…`, read once, checked at the start."""
 
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from pipeline.settings_checks import MAX_PORT, fault_of
 
 PREFIX = "CALLSTREAM_"
 _SERVERS = r"^[^\s,]+:\d{1,5}(,[^\s,]+:\d{1,5})*$"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 SECRETS = frozenset({"kafka_password"})  # never shown
 
 
@@ -253,11 +255,11 @@ def load(environment: Mapping[str, str] = types.MappingProxyType(os.environ)) ->
         if text is None:
             continue
         shown = "" if name in SECRETS else f"={text!r}"
-        if not text.isprintable():  # a newline at the end, or bytes that are not UTF-8
-            raise SettingsError(f"{PREFIX}{name.upper()}{shown}: has characters that cannot be printed")
+        if _CONTROL.search(text):  # a newline at the end, which patterns let pass
+            raise SettingsError(f"{PREFIX}{name.upper()}{shown}: has control characters")
         try:
             values[name] = msgspec.convert(text, hint, strict=False)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, UnicodeEncodeError) as error:
             raise SettingsError(f"{PREFIX}{name.upper()}{shown}: {error}") from None
     settings = Settings(**values)
     if (fault := fault_of(settings)) is not None:

@@ -143,7 +143,7 @@ def test_a_usage_error_is_2(arguments: list[str]) -> None:
     [
         (["worker"], "CALLSTREAM_MODELS_MANIFEST", "nowhere.toml", 2),
         (["models", "list"], "CALLSTREAM_MODELS_MANIFEST", "nowhere.toml", 2),
-        (["demo"], "CALLSTREAM_MODELS_MANIFEST", "nowhere.toml", 1),
+        (["demo"], "CALLSTREAM_MODELS_MANIFEST", "nowhere.toml", 2),
         (["keys", "list"], "CALLSTREAM_API_KEYS_FILE", "nowhere.toml", 2),
         (["broker"], "CALLSTREAM_CACHE_DIR", "/proc/nowhere", 1),
         (["models", "fetch"], "CALLSTREAM_CACHE_DIR", "/proc/nowhere", 1),

@@ -147,7 +147,9 @@ def test_a_lease_that_ends_is_told_once_and_its_return_too(
         lease.tell()
     lease.renew(1014.0)
     lease.renew(1015.0)
-    assert caplog.messages == ["group g: no heartbeat was answered for 10 s, waiting for Kafka", "group g: Kafka answers again"]
+    away, back = caplog.messages
+    assert away.startswith("group g: no heartbeat was answered for 10 s, waiting")
+    assert back == "group g: heartbeats are answered again"
     lease.waive()
     now_s[0] = 1050.0
     lease.tell()

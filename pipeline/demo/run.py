@@ -24,7 +24,7 @@ from pipeline.cancellation import stop_consumer
 from pipeline.demo.client import QueryClient
 from pipeline.demo.progress import CallProgress, progress_table
 from pipeline.demo.summary import channel_table, comparison_table, print_answers
-from pipeline.models.errors import ModelError
+from pipeline.models.errors import ModelError, ModelsManifestError
 from pipeline.models.manifest import load_manifest
 from pipeline.models.registry import fetch
 from pipeline.query.server import serving
@@ -114,7 +114,7 @@ def _worker(settings: Settings, folder: Path) -> Iterator[GuardedProcess]:
     worker = GuardedProcess()
     log = folder / "worker.log"
     try:
-        command = ["env", *environment, sys.executable, "-m", "pipeline.cli", "worker"]
+        command = ["env", *environment, sys.executable, "-P", "-m", "pipeline.cli", "worker"]
         worker.start(command, log, Path.cwd())  # paths in settings are of there
         yield worker
         worker.stop(_GRACE_S)
@@ -265,6 +265,8 @@ def run_demo(settings: Settings, files: Sequence[Path], *, keep: bool, realtime:
     except KeyboardInterrupt:
         demo.say("stopped")
         return 0 if keep and demo.calls and all(call.is_done for call in demo.calls.values()) else 1
+    except ModelsManifestError:
+        raise
     except (BrokerError, DemoError, ModelError, SendError, TopicsError, WatchError, aiohttp.ClientError, OSError) as error:
         demo.say(f"the demo cannot go on: {error}")
         return 1

@@ -55,6 +55,7 @@ _RATE = {
     "X-RateLimit-Remaining": "Requests that are left in this window",
     "X-RateLimit-Reset": "When the window ends (Unix time, s)",
 }
+_AGAIN = {"Retry-After": "Seconds after which to ask again"}
 _HEADERS = {"202": _IDS | _LOCATION, "429": _IDS | _RATE}
 READ_REFUSALS = (
     HTTPStatus.BAD_REQUEST,
@@ -135,7 +136,7 @@ def _with_headers(document: dict[str, Any]) -> dict[str, Any]:
     operations = (operation for path in document["paths"].values() for operation in path.values())
     for responses in (operation["responses"] for operation in operations if isinstance(operation, dict)):
         for status, response in responses.items():
-            named = _HEADERS.get(status, _IDS)
+            named = _HEADERS.get(status, _IDS) | (_AGAIN if status == "503" and "404" in responses else {})
             response["headers"] = {name: {"description": text, "schema": {"type": "string"}} for name, text in named.items()}
     return document
 

@@ -6,8 +6,10 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
+import soundfile
 from confluent_kafka import Producer
 
 from pipeline.broker import EmbeddedBroker
@@ -63,12 +65,17 @@ def test_a_call_outlives_an_outage_that_is_longer_than_its_idle_timeout(
         worker = system.start("worker", "--agents", "vad")
         watch = system.start("watch", "--json")
         send = system.start("send", "--realtime", "--call-id", "slow", "--options", PATIENT, str(sample_path()))
+        soundfile.write(tmp_path / "long.wav", np.zeros(3600 * 8000, np.int16), 8000)
+        bulk = system.start("send", "--chunk-ms", "10", "--call-id", "long", "--options", PATIENT, str(tmp_path / "long.wav"))
         system.produce("media", CALL, sample_audio(0, 6), media_headers(0))
         wait_said(system, "call")
         wait_said(system, "slow")
+        wait_said(system, "long")
         embedded_broker.kill()
         spoken_s = time.time()
         time.sleep(AWAY_S)
+        wait_logged(bulk, "no answer for 10 s, waiting")
+        assert bulk.terminate() == 1  # it does not wait for Kafka then
         embedded_broker.restart()
         system.read("results")  # it answers
         time.sleep(BACK_OFF_S)
@@ -80,7 +87,7 @@ def test_a_call_outlives_an_outage_that_is_longer_than_its_idle_timeout(
         for process, away, back in (
             (watch, "does not answer, waiting", "answers again"),
             (send, "no answer for 10 s, waiting", "answers again"),
-            (worker, "no heartbeat was answered for 6 s", "Kafka answers again"),
+            (worker, "no heartbeat was answered for 6 s", "heartbeats are answered again"),
         ):
             wait_logged(process, away, back)
         assert send.terminate() == 1

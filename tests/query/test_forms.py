@@ -262,8 +262,8 @@ def test_what_is_wrong_in_the_query_and_in_config_is_said_together() -> None:
 @pytest.mark.parametrize(
     ("query", "says"),
     [
-        ({"range_from": "5", "range_to": "3"}, "behind range_from"),
-        ({"range_from": "5", "range_to": "5"}, "behind range_from"),
+        ({"range_from": "5", "range_to": "3"}, "greater than range_from"),
+        ({"range_from": "5", "range_to": "5"}, "greater than range_from"),
         ({"range_to": "604801"}, "above 0 and at most 604800 is needed"),
     ],
 )

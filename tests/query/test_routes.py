@@ -357,6 +357,7 @@ async def test_openapi_describes_every_route(client: httpx.AsyncClient) -> None:
             "X-RateLimit-Remaining",
             "X-RateLimit-Reset",
         }
+        assert set(answers["503"]["headers"]) == {*IDS, "Retry-After"}
         assert all(set(IDS) <= set(answer["headers"]) for answer in answers.values())
     for path in starts:
         answers = document["paths"][path]["post"]["responses"]
