@@ -42,7 +42,7 @@ lint: setup ## style, types, import directions, schemas, compose file
 	@if docker compose version >/dev/null 2>&1; then $(SAY) "compose.yaml"; docker compose config -q; \
 	  else $(SAY) "compose.yaml not checked: no docker compose here"; fi
 
-faults: setup test-tools ## disturb everything for two hours: kills, cuts, bounced brokers, full disks (FAULTS_ARGS="-k network")
+faults: setup test-tools ## disturb everything for about four hours: kills, cuts, bounced brokers, full disks (FAULTS_ARGS="-k network")
 	@mkdir -p build && rm -f $(FAULTS_REPORT)
 	@CALLSTREAM_FAULTS=long CALLSTREAM_FAULTS_REPORT=$(FAULTS_REPORT) $(BIN)/python -m pytest tests/faults -v $(FAULTS_ARGS); \
 	  status=$$?; $(BIN)/python -m tests.faults.table $(FAULTS_REPORT); exit $$status

@@ -45,7 +45,7 @@ class VadResult(msgspec.Struct, frozen=True):
 
 
 class VoiceprintChannel(msgspec.Struct, frozen=True):
-    """One channel's voiceprint (Base64) over all of its speech (s); `speech_length` 0 where there was none."""
+    """One channel's voiceprint (Base64) over so much of its speech (s) as `speech_length` says; 0 where there was none."""
 
     channel_number: int
     voiceprint: str
@@ -81,7 +81,7 @@ class LanguageOrGroupScore(LanguageScore, frozen=True, omit_defaults=True):
 
 
 class LanguageChannel(msgspec.Struct, frozen=True):
-    """One channel's languages, most probable first; no scores where there was too little speech."""
+    """One channel's languages, most probable first; none where there was too little speech, or nothing like a language."""
 
     channel_number: int
     speech_length: float
@@ -153,8 +153,8 @@ class ComparisonResult(msgspec.Struct, frozen=True, omit_defaults=True):
 class Transition(msgspec.Struct, frozen=True, omit_defaults=True):
     """A `results` record as agents write it. `result` and `partial` are JSON of the technology's result.
 
-    `revision` counts this task's records from 0; `call_id` is absent when the task came from a request; `owner` is the name of
-    the API key that started it over HTTP, absent when there was none.
+    `revision` counts this task's records from 0; `call_id` is absent when the task came from a request with voiceprints, of a
+    file it is `upload-` and a UUID; `owner` is the name of the API key that started it over HTTP, absent when there was none.
     """
 
     technology: Technology

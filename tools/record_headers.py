@@ -42,7 +42,10 @@ def media_headers() -> dict[Header, Schema]:
             "Byte offset in the call of the chunk's first byte: tells a lost chunk's length.", pattern=_WHOLE_NUMBER
         ),
         Header.END: _text("On the call's last chunk.", const="1"),
-        Header.OPTIONS: _text("On sequence 0: what is asked for; all technologies when absent.", **options),
+        Header.OPTIONS: _text(
+            "On sequence 0: what is asked for; all technologies when absent, comparison where there is something to compare with.",
+            **options,
+        ),
         Header.ABORT: _text(
             "On sequence 0, again if need be, and without a value: no more comes. Why, as an error detail; its type `internal` "
             "fails the call's tasks, as does any once they have begun; another rejects them.",

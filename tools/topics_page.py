@@ -40,10 +40,10 @@ _USES = {
     ),
     "snapshots": (
         "VAD and comparison agents",
-        "call id; of what outlives a snapshot behind a byte that no call id begins with",
-        "MessagePack, that a call begins, where it stood, that it has ended",
+        "call id; of what outlives a snapshot behind a byte that no call id begins with; a watch list's digest behind another",
+        "MessagePack, that a call begins, where it stood, that it has ended, which watch list it met; that list",
     ),
-    "watchlist": ("producers, query service", "subject id", "JSON, an enrolled voiceprint; a tombstone removes it"),
+    "watchlist": ("producers", "subject id", "JSON, an enrolled voiceprint; a tombstone removes it"),
     "results": ("agents", "task id", "JSON, one state transition of one task"),
     "dead-letters": ("agents", "the original key", "the original value, untouched"),
 }
