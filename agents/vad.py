@@ -13,21 +13,21 @@ from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 from agents.vad_call import VadCall, new_assembler
-from pipeline.audio.assembly import CallAssembler, Taken
+from pipeline.audio.assembly import EMPTY, CallAssembler, Taken
 from pipeline.audio.listener import CallListener, GridPoint, Heard
 from pipeline.delivery import Receipt, describe_error
 from pipeline.inference_pool import inference_pool
 from pipeline.models.detector import load_vad
-from pipeline.options import OptionsError, check_channels, read_options
+from pipeline.options import OptionsError, check_channels, read_options, read_options_again
 from pipeline.publishing import RecordTooLargeError
-from pipeline.records import DeadLetterError, OutgoingRecord, Record, call_id_of, correlation_id_of, read_media
+from pipeline.records import DeadLetterError, OutgoingRecord, Record, call_id_of, correlation_id_of, is_empty_chunk, read_media
 from pipeline.settings import Settings
 from pipeline.snapshots import SavedCalls, ended_records, snapshot_record
 from pipeline.spoken import SpokenIndex
 from pipeline.stage import Frame, Stage, check_exhaustion
 from pipeline.transitions import TaskLog, failed, rejected, until_stored
 from schemas.errors import DeadLetterType, ErrorDetail
-from schemas.media import Header, MediaChunk
+from schemas.media import MediaChunk
 from schemas.stream import CallEnded, CallSnapshot
 
 logger = logging.getLogger(__name__)
@@ -75,8 +75,7 @@ class VadStage:
             await self._end_if_gap_in_time(chunk, record)
         if ended := self._ended.get(chunk.call_id):
             for one in ended.put(chunk, record).rejected:
-                if not _is_empty(one.origin) or one.type is DeadLetterType.CALL_ENDED:
-                    await self._frame.bury(one.origin, one.type, one.message)
+                await self._frame.bury(record, one.type, one.message)
             receipt.release()
             return
         call = self._calls.get(chunk.call_id)
@@ -113,14 +112,16 @@ class VadStage:
         if chunk.sequence == 0 and call.listener is None:
             call.correlation_id = correlation_id_of(record) or call.correlation_id
             try:
-                if not call.is_opened:  # else it was followed before, by this version's rules or another's
+                if call.is_opened:  # it was followed before, by this version's rules or another's
+                    read_options_again(chunk.options)
+                else:
                     check_channels(read_options(chunk.options), chunk.format.channels)
             except OptionsError as error:
                 await self._reject(call, record, error)
                 return
         if not chunk.audio and not chunk.end:
             # Its place in the call is known to hold nothing, so nothing is missing; but it breaks the rules.
-            await self._frame.bury(record, DeadLetterType.CHUNK_EMPTY, "the chunk is empty and not the call's end")
+            await self._frame.bury(record, *EMPTY)
         taken = call.assembler.put(chunk, record)
         if call.assembler.ended:
             await self._end(call, taken, record.source)
@@ -132,7 +133,7 @@ class VadStage:
 
     async def _advance(self, call: VadCall, taken: Taken[Record], source: str) -> None:
         for one in taken.rejected:
-            if not _is_empty(one.origin):  # those were buried as they came
+            if not is_empty_chunk(one.origin):  # those were buried as they came
                 await self._frame.bury(one.origin, one.type, one.message)
         if call.listener is None and call.assembler.format is not None:
             await self._publish(call.opened_records(self._spoken.end(call.place[1])))
@@ -288,10 +289,6 @@ class VadStage:
 
     async def _compute(self, function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
-
-
-def _is_empty(record: Record) -> bool:
-    return not record.value and record.raw(Header.END) != b"1"
 
 
 def stages(settings: Settings) -> Sequence[Stage]:

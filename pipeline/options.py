@@ -10,6 +10,7 @@ from schemas.media import MAX_CORRELATION_ID_CHARS, MAX_OWNER_CHARS, CallOptions
 from schemas.tasks import Technology
 
 _DECODER = msgspec.json.Decoder(GivenOptions)
+_TOLERANT = msgspec.json.Decoder(CallOptions)  # of keys that a newer version knows
 _PACKER = msgspec.msgpack.Encoder()
 
 
@@ -70,8 +71,11 @@ def read_options(text: str | None) -> CallOptions:
 
 
 def read_options_again(text: str | None) -> CallOptions:
-    """Read a header with which a call has begun, maybe by an older version's rules: nothing is refused any more."""
-    return CallOptions() if text is None else _canonical(_DECODER.decode(text))
+    """Read a header with which a call has begun, maybe by the rules of another version: only what cannot be read is refused."""
+    try:
+        return CallOptions() if text is None else _canonical(_TOLERANT.decode(text))
+    except UNDECODABLE as error:
+        raise OptionsError(f"options: {_one_line(error)}", _named(text or "")) from None
 
 
 def _canonical(options: CallOptions) -> CallOptions:

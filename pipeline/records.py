@@ -196,3 +196,8 @@ def read_media(record: Record) -> MediaChunk:
         options=record.text(Header.OPTIONS) if sequence == 0 else None,
         abort=_abort(record),
     )
+
+
+def is_empty_chunk(record: Record) -> bool:
+    """Whether a `media` record breaks the rules by holding nothing and not being the call's end."""
+    return not record.value and record.raw(Header.END) != b"1"

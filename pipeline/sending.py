@@ -33,6 +33,7 @@ OnSent = Callable[[float], None]
 _IN_FLIGHT = 64  # chunks sent and not yet acknowledged
 _SILENCE_S = 10.0  # without an acknowledgement, after which the user is told
 _LAST_WORDS_S = 5.0
+_UNTOLD = "a part may have been sent, Kafka could not be told, and the idle timeout will end it as it is"
 _JSON = msgspec.json.Encoder()
 
 
@@ -85,7 +86,7 @@ class _InFlight:
         self._broker = broker
         self._chunks: deque[tuple[float, asyncio.Future[object]]] = deque()
         self._is_silent = False
-        self.sent_count = 0
+        self.sent_count, self.has_end = 0, False
 
     async def __aenter__(self) -> "_InFlight":
         self._watching = asyncio.create_task(self._watch())
@@ -94,9 +95,11 @@ class _InFlight:
     async def __aexit__(self, *_: object) -> None:
         self._watching.cancel()
 
-    def add(self, chunk: asyncio.Future[object]) -> None:
+    def add(self, chunk: asyncio.Future[object], *, end: bool) -> None:
+        # when one has failed nobody asks for the others
+        chunk.add_done_callback(lambda one: one.cancelled() or one.exception())
         self._chunks.append((time.monotonic(), chunk))
-        self.sent_count += 1
+        self.sent_count, self.has_end = self.sent_count + 1, end
 
     async def until(self, most: int) -> None:
         """Until so many are left, at most. Raises what kept a chunk from Kafka."""
@@ -105,6 +108,8 @@ class _InFlight:
             await asyncio.wait([oldest])  # which does not cancel it
             self._chunks.popleft()
             oldest.result()
+        if not self._chunks:
+            self._tell(False)
 
     async def _watch(self) -> None:
         """Beside the sending, which may wait in many places: for room in a batch, for an acknowledgement."""
@@ -167,7 +172,7 @@ class CallSender:
                     end = await self._end_of(call_id, how, in_flight, str(error))
                     raise SendError(f"{_text(path)} {error.reason}{end}") from None
                 except KafkaError as error:
-                    end = await self._end_of(call_id, how, in_flight, "not all of it could be sent")
+                    end = await self._cut_off(call_id, how, in_flight)
                     raise SendError(f"call {call_id} was not sent to its end: {error}{end}") from None
         return SentCall(call_id, _text(path), sent_bytes / media.format.bytes_per_s, tasks)
 
@@ -182,8 +187,18 @@ class CallSender:
             async with asyncio.timeout(_LAST_WORDS_S):
                 await self._abort(call_id, how, why)
         except (KafkaError, TimeoutError):
-            return f"; of call {call_id} a part was sent, Kafka could not be told, and the idle timeout will end it as it is"
+            return f"; of call {call_id} {_UNTOLD}"
         return f"; call {call_id}, of which a part was sent, fails"
+
+    async def _cut_off(self, call_id: str, how: SendOptions, in_flight: _InFlight) -> str:
+        """The same when Kafka has refused a chunk: it would refuse whatever this producer sends behind it, too."""
+        if in_flight.has_end:  # what is lost is told in the results
+            return f"; call {call_id} may end with audio missing"
+        try:
+            async with asyncio.timeout(_LAST_WORDS_S), CallSender(self._settings) as afresh:
+                return await afresh._end_of(call_id, how, in_flight, "not all of it could be sent")
+        except (SendError, TimeoutError):
+            return f"; of call {call_id} {_UNTOLD}"
 
     async def _abort(self, call_id: str, how: SendOptions, why: str) -> None:
         fault = _JSON.encode(ErrorDetail(["root"], f"{why}.", "internal")).decode()
@@ -199,7 +214,8 @@ class CallSender:
             if how.realtime:
                 await asyncio.sleep(max(0.0, started_s + (position + len(chunk)) / media.format.bytes_per_s - time.monotonic()))
             headers = chunk_headers(media.format, sequence, position, end=end) + (extra if sequence == 0 else ())
-            in_flight.add(await self._producer.send(self._topic, chunk, key=call_id.encode(), headers=list(headers)))
+            sent = await self._producer.send(self._topic, chunk, key=call_id.encode(), headers=list(headers))
+            in_flight.add(sent, end=end)
             position += len(chunk)
             await in_flight.until(_IN_FLIGHT)
             on_sent(position / media.format.bytes_per_s)

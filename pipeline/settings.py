@@ -35,7 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     broker: Annotated[
         str,
-        Meta(pattern=r"^[^\s,]+:\d{1,5}(,[^\s,]+:\d{1,5})*$", description="Kafka bootstrap servers, host:port[,host:port…]"),
+        Meta(pattern=_SERVERS, description="Kafka bootstrap servers, host:port[,host:port…]"),
     ] = "localhost:9092"
     kafka_security: Annotated[
         str,

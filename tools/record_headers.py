@@ -43,7 +43,7 @@ def media_headers() -> dict[Header, Schema]:
         ),
         Header.END: _text("On the call's last chunk.", const="1"),
         Header.OPTIONS: _text(
-            "On sequence 0: what is asked for; all technologies when absent, comparison where there is something to compare with.",
+            "On sequence 0: what is asked for; all technologies when absent, comparison if there is something to compare with.",
             **options,
         ),
         Header.ABORT: _text(

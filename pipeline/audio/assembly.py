@@ -5,7 +5,7 @@ What comes out depends on the call's bytes alone, not on how they were cut, repe
 
 import bisect
 from collections import deque
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -17,6 +17,9 @@ from schemas.stream import AssemblyState, CallEnded
 Origin = TypeVar("Origin")
 
 _MAX_WAITING = 100_000  # chunks: of one byte each even these are less than the window, and take some 50 MB
+
+
+EMPTY: Final = DeadLetterType.CHUNK_EMPTY, "the chunk is empty and not the call's end"
 
 
 def _first(sequences: tuple[int, int]) -> int:
@@ -132,17 +135,7 @@ class CallAssembler(Generic[Origin]):
             while self._waits_too_long():
                 self._take_next()
                 self._take_ready()
-        else:
-            self._fill_empty(chunk, origin)
         return self._give()
-
-    def _fill_empty(self, chunk: MediaChunk, origin: Origin) -> None:
-        """An empty record breaks the rules, and audio of its number is no repetition: it counts where nothing was heard yet."""
-        waiting = self._waiting.get(chunk.sequence)
-        if waiting is not None and chunk.audio and not waiting.chunk.audio and not waiting.chunk.end:
-            self._waiting[chunk.sequence] = _Waiting(chunk, origin)
-            self._waiting_bytes += len(chunk.audio)
-            self.end_seen = self.end_seen or chunk.end
 
     def finish(self) -> Taken[Origin]:
         """End the call: what waits is taken, what is missing before it becomes silence."""
@@ -159,13 +152,20 @@ class CallAssembler(Generic[Origin]):
 
     def _refusal(self, chunk: MediaChunk) -> tuple[DeadLetterType, str] | None:
         sequence = chunk.sequence
-        if self._was_lost(sequence):
+        if self._was_lost(sequence) or (chunk.audio and self._is_empty(sequence)):
+            if not chunk.audio and not chunk.end:
+                return EMPTY
             if self.format is not None and chunk.format != self.format:
                 return self._format_changed(chunk, self.format)  # as it was told when it came in its turn, and may come again
             return DeadLetterType.CHUNK_LATE, f"sequence {sequence} came after its place was filled with silence, or left empty"
         if self.ended and sequence >= self.next_sequence:
             return DeadLetterType.CALL_ENDED, f"sequence {sequence} came after the call's end at {self.next_sequence - 1}"
         return None
+
+    def _is_empty(self, sequence: int) -> bool:
+        """Whether an empty record waits for this place: audio of its number is no repetition, as when that has been taken."""
+        waiting = self._waiting.get(sequence)
+        return waiting is not None and not waiting.chunk.audio and not waiting.chunk.end
 
     def _is_repeated(self, sequence: int) -> bool:
         return sequence < self.next_sequence or sequence in self._waiting

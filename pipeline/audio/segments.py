@@ -53,16 +53,16 @@ class SegmentLog:
         return VadResult([self._channel(number, missing) for number in range(self._format.channels)])
 
     def _in_ms(self, missing_bytes: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """Rounded to the millisecond, and one at least; none is told twice."""
-        told_ms = 0
-        for start_ms, end_ms in (map(self._byte_ms, each) for each in missing_bytes):
-            begin_ms, end_ms = max(start_ms, told_ms), max(end_ms, start_ms + 1)
-            if begin_ms < end_ms:
+        """Rounded to the millisecond, and what would be nothing by that to those that hold it; no time is told twice."""
+        told_ms, bytes_per_s = 0, self._format.bytes_per_s
+        for start, end in missing_bytes:
+            start_ms, end_ms = (round(round(position / bytes_per_s, 3) * 1000) for position in (start, end))
+            if start_ms == end_ms:
+                start_ms, end_ms = start * 1000 // bytes_per_s, -(-end * 1000 // bytes_per_s)
+            start_ms = max(start_ms, told_ms)
+            if start_ms < end_ms:
                 told_ms = end_ms
-                yield begin_ms, end_ms
-
-    def _byte_ms(self, position: int) -> int:
-        return round(round(position / self._format.bytes_per_s, 3) * 1000)
+                yield start_ms, end_ms
 
     def _time_s(self, call_ms: int) -> float:
         return (self._begin_ms + call_ms) / 1000

@@ -232,11 +232,11 @@ async def test_a_call_whose_end_waits_is_not_ended_again_and_again(tmp_path: Pat
 
 
 @pytest.mark.parametrize("killed_s", [8, 40])
-async def test_a_call_that_began_by_an_older_versions_rules_goes_on(
+async def test_a_call_that_began_by_another_versions_rules_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_s: int
 ) -> None:
-    """Before and behind its first snapshot: what was followed once is not refused by a successor that is stricter."""
-    options = json.dumps({"technologies": ["voice-activity-detection"], "correlation_id": "a\u00a0b"})
+    """Before and behind its first snapshot: what was followed once is not refused by a successor that is stricter or older."""
+    options = json.dumps({"technologies": ["voice-activity-detection"], "correlation_id": "a\u00a0b", "later": 1})
     records = media(sample_audio(), SECOND, set(), position=True, options=options)
     log: dict[str, list[Record]] = defaultdict(list)
     with monkeypatch.context() as older:

@@ -1,5 +1,6 @@
 """Segments and missing stretches as results say them, and how much of an utterance is used: all exact."""
 
+import math
 from decimal import Decimal
 from fractions import Fraction
 
@@ -76,6 +77,9 @@ def test_no_lost_byte_goes_untold(lengths: list[int], rate_hz: int) -> None:
     missing = [*zip(edges[:-1:2], edges[1::2], strict=False)]
     (channel,) = result([], rate_hz, CallOptions(), missing).channels
     assert isinstance(channel.missing, list)
+    edges_s = [0.0, *(edge for one in channel.missing for edge in (one.start_time, one.end_time))]
+    assert edges_s == sorted(edges_s)
+    assert edges_s[-1] <= math.ceil(edges[-1] / (2 * rate_hz) * 1000) / 1000
     assert all(one.start_time < one.end_time for one in channel.missing)
     for start, end in missing:
         middle_s = (start + end) / 2 / (2 * rate_hz)
