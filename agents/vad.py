@@ -74,7 +74,7 @@ class VadStage:
         if chunk.call_id not in self._ended:
             await self._end_if_gap_in_time(chunk, record)
         if ended := self._ended.get(chunk.call_id):
-            for one in ended.put(chunk, record).rejected:
+            for one in ended.put(chunk, record).rejected if chunk.abort is None else ():
                 await self._frame.bury(record, one.type, one.message)
             receipt.release()
             return

@@ -33,7 +33,7 @@ OnSent = Callable[[float], None]
 _IN_FLIGHT = 64  # chunks sent and not yet acknowledged
 _SILENCE_S = 10.0  # without an acknowledgement, after which the user is told
 _LAST_WORDS_S = 5.0
-_UNTOLD = "a part may have been sent, Kafka could not be told, and the idle timeout will end it as it is"
+_UNTOLD = "a part may have been sent, Kafka could not be told, and it ends as it is when nothing has come for long enough"
 _JSON = msgspec.json.Encoder()
 
 
@@ -86,7 +86,8 @@ class _InFlight:
         self._broker = broker
         self._chunks: deque[tuple[float, asyncio.Future[object]]] = deque()
         self._is_silent = False
-        self.sent_count, self.has_end = 0, False
+        self.sent_count = 0
+        self._end: asyncio.Future[object] | None = None
 
     async def __aenter__(self) -> "_InFlight":
         self._watching = asyncio.create_task(self._watch())
@@ -99,7 +100,15 @@ class _InFlight:
         # when one has failed nobody asks for the others
         chunk.add_done_callback(lambda one: one.cancelled() or one.exception())
         self._chunks.append((time.monotonic(), chunk))
-        self.sent_count, self.has_end = self.sent_count + 1, end
+        self.sent_count += 1
+        self._end = chunk if end else None
+
+    async def has_ended(self) -> bool:
+        """Whether Kafka has taken the call's end, which is waited for where it was sent."""
+        if self._end is None:
+            return False
+        await asyncio.wait([self._end])
+        return not self._end.cancelled() and self._end.exception() is None
 
     async def until(self, most: int) -> None:
         """Until so many are left, at most. Raises what kept a chunk from Kafka."""
@@ -142,6 +151,10 @@ class CallSender:
         except UnknownTopicOrPartitionError as error:
             await self._producer.stop()
             raise SendError(error.args[0] if error.args else str(error)) from None
+        except asyncio.CancelledError:
+            with contextlib.suppress(KafkaError):
+                await self._producer.stop()
+            raise
         except (KafkaError, OSError) as error:
             with contextlib.suppress(Exception):
                 await self._producer.stop()
@@ -192,11 +205,12 @@ class CallSender:
 
     async def _cut_off(self, call_id: str, how: SendOptions, in_flight: _InFlight) -> str:
         """The same when Kafka has refused a chunk: it would refuse whatever this producer sends behind it, too."""
-        if in_flight.has_end:  # what is lost is told in the results
-            return f"; call {call_id} may end with audio missing"
         try:
-            async with asyncio.timeout(_LAST_WORDS_S), CallSender(self._settings) as afresh:
-                return await afresh._end_of(call_id, how, in_flight, "not all of it could be sent")
+            async with asyncio.timeout(_LAST_WORDS_S):
+                if await in_flight.has_ended():
+                    return f"; call {call_id} ends with audio missing, as its results say"
+                async with CallSender(self._settings) as afresh:
+                    return await afresh._end_of(call_id, how, in_flight, "not all of it could be sent")
         except (SendError, TimeoutError):
             return f"; of call {call_id} {_UNTOLD}"
 

@@ -152,7 +152,7 @@ class CallAssembler(Generic[Origin]):
 
     def _refusal(self, chunk: MediaChunk) -> tuple[DeadLetterType, str] | None:
         sequence = chunk.sequence
-        if self._was_lost(sequence) or (chunk.audio and self._is_empty(sequence)):
+        if self._was_lost(sequence) or ((chunk.audio or chunk.end) and self._is_empty(sequence)):
             if not chunk.audio and not chunk.end:
                 return EMPTY
             if self.format is not None and chunk.format != self.format:
@@ -163,7 +163,7 @@ class CallAssembler(Generic[Origin]):
         return None
 
     def _is_empty(self, sequence: int) -> bool:
-        """Whether an empty record waits for this place: audio of its number is no repetition, as when that has been taken."""
+        """Whether an empty record waits for this place: another of its number is no repetition, as when that has been taken."""
         waiting = self._waiting.get(sequence)
         return waiting is not None and not waiting.chunk.audio and not waiting.chunk.end
 

@@ -147,6 +147,13 @@ async def test_an_empty_record_that_comes_again_has_no_letter_of_another_type(op
     assert bench.dead_letters() == ["chunk.empty", "chunk.empty", "call.ended"]
 
 
+async def test_an_end_that_meets_an_empty_record_of_its_number_is_told(open_bench: OpenBench) -> None:
+    async with open_bench() as bench:
+        for sequence, end in ((2, False), (2, True)):
+            await bench.produce("media", b"c", b"", media_headers(sequence, end=end))
+    assert bench.dead_letters() == ["chunk.empty", "chunk.late"]
+
+
 async def test_tasks_that_are_rejected_for_their_options_keep_the_ids_that_these_name(open_bench: OpenBench) -> None:
     faults: list[dict[str, Any]] = [{"technologies": ["x"]}, {"channel_numbers": [1]}, {"start_time": -1}]
     for number, fault in enumerate(faults):

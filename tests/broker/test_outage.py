@@ -11,6 +11,12 @@ import onnxruntime
 import pytest
 import soundfile
 from confluent_kafka import Producer
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+)
 
 from pipeline.broker import EmbeddedBroker
 from pipeline.sample import sample_path
@@ -65,10 +71,11 @@ def test_a_call_outlives_an_outage_that_is_longer_than_its_idle_timeout(
         watch = system.start("watch", "--json")
         send = system.start("send", "--realtime", "--call-id", "slow", "--options", PATIENT, str(sample_path()))
         soundfile.write(tmp_path / "long.wav", np.zeros(3600 * 8000, np.int16), 8000)
-        system.produce("media", CALL, sample_audio(0, 6), media_headers(0))
-        wait_said(system, "call")
         wait_said(system, "slow")
         bulk = system.start("send", "--chunk-ms", "10", "--call-id", "long", "--options", PATIENT, str(tmp_path / "long.wav"))
+        bulk.wait_handler()
+        system.produce("media", CALL, sample_audio(0, 6), media_headers(0))
+        wait_said(system, "call")
         wait_said(system, "long")
         embedded_broker.kill()
         spoken_s = time.time()
@@ -114,6 +121,23 @@ def test_a_file_that_breaks_off_is_not_known_by_half(broker_bootstrap: str, topi
         call = json.loads(named.stdout)
         assert call["call_id"].startswith("Gespr\ufffdch-")
         assert system.wait_final(call["call_id"], {VAD})[VAD]["task"]["state"] == "done"
+
+
+@pytest.mark.parametrize("chunk_ms", ["500", "2000"], ids=["before the end is sent", "with all of it sent"])
+def test_a_call_that_kafka_refuses_fails(broker_bootstrap: str, topic_prefix: str, tmp_path: Path, chunk_ms: str) -> None:
+    settings = Settings(broker=broker_bootstrap, topic_prefix=topic_prefix, partitions=1)
+    with open_system(settings, tmp_path) as system:
+        small = ConfigEntry("max.message.bytes", "4000", incremental_operation=AlterConfigOpType.SET)
+        media = ConfigResource(ConfigResource.Type.TOPIC, settings.topic("media"), incremental_configs=[small])
+        admin = AdminClient({"bootstrap.servers": settings.broker})
+        [changed] = admin.incremental_alter_configs([media]).values()
+        changed.result()
+        system.start("worker", "--agents", "vad")
+        done = system.run("send", "--call-id", "big", "--chunk-ms", chunk_ms, "--options", ONE_TASK, str(sample_path()))
+        assert done.returncode == 1
+        assert [line for line in done.stderr.splitlines() if line.endswith("call big, of which a part was sent, fails")]
+        assert "Traceback" not in done.stderr
+        assert system.wait_final("big", {VAD})[VAD]["task"]["state"] == "failed"
 
 
 def test_a_model_that_cannot_be_opened_is_told_in_one_line(broker_bootstrap: str, topic_prefix: str, tmp_path: Path) -> None:
