@@ -101,14 +101,10 @@ class IntakeStage:
 
     async def _decode(self, technology: Technology, media: MediaRequest, path: Path) -> None:
         selection = _selection(media)
-        try:
-            check_groups(media.options)
-        except OptionsError as error:
-            detail = ErrorDetail(["body", "config"], f"{error}.", error.type)
-            await self._publisher.publish([_abort(technology, _without_groups(media), detail)])
+        if (wrong := _contradiction(media)) is not None:
+            await self._publisher.publish([_abort(technology, _without_groups(media), wrong)])
             return
         try:
-            _check_range(media)
             info = await self._sandbox.probe(path, selection, self._limits)
         except MediaError as error:
             detail = ErrorDetail(["body", "file"], f"{error}.", "media.invalid")
@@ -164,9 +160,15 @@ def _without_groups(media: MediaRequest) -> MediaRequest:
     return msgspec.structs.replace(media, options=msgspec.structs.replace(media.options, language_groups=[]))
 
 
-def _check_range(media: MediaRequest) -> None:
+def _contradiction(media: MediaRequest) -> ErrorDetail | None:
+    """What does not go together in the request: a schema cannot say it, so it is accepted first."""
+    try:
+        check_groups(media.options)
+    except OptionsError as error:
+        return ErrorDetail(["body", "config"], f"{error}.", error.type)
     if media.range_to is not None and media.range_to <= media.range_from:
-        raise MediaError("has nothing in a range that ends where it begins, or before")
+        return ErrorDetail(["query", "range_to"], "range_to must be greater than range_from.", "value.invalid")
+    return None
 
 
 def _selection(media: MediaRequest) -> Selection:

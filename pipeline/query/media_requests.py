@@ -107,8 +107,6 @@ def read_parameters(technology: Technology, values: Mapping[str, str]) -> MediaP
     query = _Query(values)
     range_from = query.seconds("range_from", 0.0, 0.0)
     range_to = query.seconds("range_to", None, 0.0, is_open=True)
-    if range_to is not None and range_to <= range_from:
-        query.fault("range_to", "range_to must be greater than range_from.")
     enough = query.seconds("max_speech_length", None, 0.0, is_open=True) if technology in CAPPED else None
     parameters = MediaParameters(query.channel_mode(), query.channels(), range_from, range_to, enough)
     if query.details:

@@ -107,6 +107,13 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("range_to", [3.0, 5.0])
+async def test_a_range_that_holds_nothing_is_rejected_at_its_place(bench: Bench, long_wav: bytes, range_to: float) -> None:
+    await ask(bench, put(bench, long_wav), range_from=5.0, range_to=range_to)
+    assert steps(bench) == [*STEPS, "rejected"]
+    assert (said(bench)["type"], said(bench)["location"]) == ("value.invalid", ["query", "range_to"])
+
+
 @pytest.mark.parametrize("technology", [VAD, Technology.LANGUAGE_IDENTIFICATION])
 async def test_a_file_that_is_none_is_rejected_in_three_steps(bench: Bench, technology: Technology) -> None:
     await ask(bench, put(bench, JUNK), technology)

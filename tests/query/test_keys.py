@@ -378,7 +378,7 @@ def test_the_command_lists_keys(keys_file: Path) -> None:
     assert listed.stdout.splitlines() == ["one  rate_limit=5  calls=true", "two  calls=false"]
     keys_file.write_text("[keys.")
     bad = cli("keys", "list", CALLSTREAM_API_KEYS_FILE=str(keys_file))
-    assert (bad.returncode, len(bad.stderr.splitlines())) == (1, 1)
+    assert (bad.returncode, len(bad.stderr.splitlines())) == (2, 1)
     assert cli("keys", "list").stdout == ""
 
 
