@@ -18,7 +18,7 @@ from pipeline.blobs import BlobError, BlobStore, checked_file, open_blobs
 from pipeline.delivery import Receipt, describe_error
 from pipeline.media.sandbox import DecodeLimits, DecoderError, MediaError, MediaInfo, Sandbox, Selection
 from pipeline.options import OptionsError, check_groups
-from pipeline.records import DeadLetterError, OutgoingRecord, Record, chunk_headers, headers_of
+from pipeline.records import DeadLetterError, OutgoingRecord, Record, abort_headers, chunk_headers, headers_of
 from pipeline.settings import Settings
 from pipeline.stage import Frame, Stage, check_exhaustion
 from pipeline.start_tasks import FROM_MEDIA, read_start_task
@@ -195,12 +195,8 @@ def _media_request(record: Record) -> tuple[Technology, MediaRequest] | None:
 
 def _abort(technology: Technology, media: MediaRequest, why: ErrorDetail) -> OutgoingRecord:
     """In place of the call, or behind what there is of it: nothing more comes."""
-    headers = {
-        Header.SEQUENCE: "0",
-        Header.OPTIONS: _options(technology, media, None),
-        Header.ABORT: _JSON.encode(why).decode(),
-    }
-    return OutgoingRecord("media", media.call_id.encode(), b"", headers_of(headers))
+    headers = abort_headers(why, _options(technology, media, None))
+    return OutgoingRecord("media", media.call_id.encode(), b"", headers)
 
 
 def _options(technology: Technology, media: MediaRequest, info: MediaInfo | None) -> str:

@@ -95,6 +95,12 @@ def chunk_headers(audio: AudioFormat, sequence: int, position: int, *, end: bool
     return headers_of(values | ({Header.END: "1"} if end else {}))
 
 
+def abort_headers(why: ErrorDetail, options: str | None) -> tuple[tuple[str, bytes], ...]:
+    """The headers of the record that says that a producer cannot go on with a call, which may not have begun."""
+    values = {Header.SEQUENCE: "0", Header.ABORT: msgspec.json.encode(why).decode()}
+    return headers_of(values | ({Header.OPTIONS: options} if options else {}))
+
+
 def correlation_id_of(record: Record) -> str | None:
     """The record's correlation id; one that no log and no header could hold counts as none was given."""
     return _id_of(record, Header.CORRELATION_ID)

@@ -20,7 +20,7 @@ from pipeline.connection import aiokafka_options
 from pipeline.media.files import MediaError, MediaFile
 from pipeline.media.files import encode as encode
 from pipeline.options import OptionsError, known_tasks, read_options
-from pipeline.records import chunk_headers, headers_of
+from pipeline.records import abort_headers, chunk_headers, headers_of
 from pipeline.refusal import BrokerRefusedError, start_client
 from pipeline.settings import Settings
 from pipeline.whole_topic import partitions_of
@@ -34,7 +34,6 @@ _IN_FLIGHT = 64  # chunks sent and not yet acknowledged
 _SILENCE_S = 10.0  # without an acknowledgement, after which the user is told
 _LAST_WORDS_S = 5.0
 _UNTOLD = "a part may have been sent, Kafka could not be told, and it ends as it is when nothing has come for long enough"
-_JSON = msgspec.json.Encoder()
 
 
 class SendError(Exception):
@@ -215,9 +214,8 @@ class CallSender:
             return f"; of call {call_id} {_UNTOLD}"
 
     async def _abort(self, call_id: str, how: SendOptions, why: str) -> None:
-        fault = _JSON.encode(ErrorDetail(["root"], f"{why}.", "internal")).decode()
-        values = {Header.SEQUENCE: "0", Header.ABORT: fault} | ({Header.OPTIONS: how.options} if how.options else {})
-        await self._producer.send_and_wait(self._topic, b"", key=call_id.encode(), headers=list(headers_of(values)))
+        headers = abort_headers(ErrorDetail(["root"], f"{why}.", "internal"), how.options)
+        await self._producer.send_and_wait(self._topic, b"", key=call_id.encode(), headers=list(headers))
 
     async def _send_chunks(
         self, media: MediaFile, call_id: str, how: SendOptions, on_sent: OnSent, in_flight: _InFlight

@@ -259,20 +259,21 @@ def test_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
         fetch(tmp_path, ["gpt"])
 
 
+OWN = """
+    [[models]]
+    name = "mine"
+    role = "speaker"
+    licence = "proprietary"
+    dimension = 192
+    source = {kind = "file", path = "mine.onnx"}
+    features = {kind = "kaldi-fbank", bins = 80}
+    files = [{output = "mine.onnx", inputs = ["features"], outputs = ["embedding"]}]
+"""
+
+
 def test_a_user_brings_a_model(cache_dir: Path, tmp_path: Path) -> None:
     shutil.copy(cache_dir / "models" / "campplus.onnx", tmp_path / "mine.onnx")
-    (tmp_path / "own.toml").write_text(
-        """
-        [[models]]
-        name = "mine"
-        role = "speaker"
-        licence = "proprietary"
-        dimension = 192
-        source = {kind = "file", path = "mine.onnx"}
-        features = {kind = "kaldi-fbank", bins = 80, window = "hamming", sample_scale = 32768.0}
-        files = [{output = "mine.onnx", inputs = ["features"], outputs = ["embedding"]}]
-        """
-    )
+    (tmp_path / "own.toml").write_text(OWN.replace("bins = 80", 'bins = 80, window = "hamming", sample_scale = 32768.0'))
     manifest = load_manifest(tmp_path / "own.toml")
     assert manifest.default_names() == ["silero", "mine", "ge2e", "whisper-base"]
     (path,) = fetch(tmp_path / "cache", ["mine"], manifest=manifest)["mine"]
@@ -308,18 +309,6 @@ def test_a_users_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     if not unreadable.is_file():
         pytest.skip("no file here that is there and cannot be read")
     assert "/proc/self/mem of model 'own' cannot be read: Input/output error" in _fails(tmp_path, _own_model(unreadable))
-
-
-OWN = """
-    [[models]]
-    name = "mine"
-    role = "speaker"
-    licence = "proprietary"
-    dimension = 192
-    source = {kind = "file", path = "mine.onnx"}
-    features = {kind = "kaldi-fbank", bins = 80}
-    files = [{output = "mine.onnx", inputs = ["features"], outputs = ["embedding"]}]
-"""
 
 
 @pytest.mark.parametrize(
