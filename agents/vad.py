@@ -8,14 +8,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
-from agents.vad_call import VadCall, new_assembler
-from pipeline.audio.assembly import EMPTY, CallAssembler, Taken
+from agents.vad_call import VadCall, late
+from pipeline.audio.assembly import EMPTY, Taken
 from pipeline.audio.listener import CallListener, GridPoint, Heard
 from pipeline.delivery import Receipt, describe_error
+from pipeline.ended_calls import EndedCalls
 from pipeline.inference_pool import inference_pool
 from pipeline.models.detector import load_vad
 from pipeline.options import OptionsError, check_channels, read_options, read_options_again
@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_REMEMBERED_CALLS = 20_000  # ended calls whose repeated chunks are still known without asking
-
 
 class VadStage:
     """Hears calls."""
@@ -49,7 +47,7 @@ class VadStage:
         self._saved = SavedCalls(settings)
         self._spoken = SpokenIndex(self._saved)
         self._calls: dict[str, VadCall] = {}
-        self._ended: OrderedDict[str, CallAssembler[Record]] = OrderedDict()
+        self._ended = EndedCalls()
 
     async def start(self, frame: Frame) -> None:
         """Load silero."""
@@ -72,9 +70,10 @@ class VadStage:
         chunk = read_media(record)
         await self._recall(chunk.call_id, record)
         if chunk.call_id not in self._ended:
+            self._check_place(chunk.call_id, record)
             await self._end_if_gap_in_time(chunk, record)
         if ended := self._ended.get(chunk.call_id):
-            for one in ended.put(chunk, record).rejected if chunk.abort is None else ():
+            for one in late(ended, chunk, record, self._settings):
                 await self._frame.bury(record, one.type, one.message)
             receipt.release()
             return
@@ -95,13 +94,22 @@ class VadStage:
         said = await self._spoken.of_call(call_id, record)  # reads the snapshots; a call is taken from them only behind that
         saved = await self._saved.of_call(call_id, record)
         if isinstance(saved, CallEnded):
-            self._remember(saved)
+            self._ended.add(saved)
         elif saved is not None:
             place = (record.topic, record.partition)
             call = self._calls[call_id] = VadCall(call_id, self._settings, self._silero, place, said)
             call.is_opened = True
             if isinstance(saved, CallSnapshot):
                 call.restore(saved)
+
+    def _check_place(self, call_id: str, record: Record) -> None:
+        """Raises DeadLetterError for a chunk from another partition: its worker may be another one tomorrow, or is by now."""
+        call = self._calls.get(call_id)
+        if call is not None and call.place[1] != record.partition:
+            where = f"the call is in partition {call.place[1]}, and this chunk is in {record.partition}"
+            raise DeadLetterError(
+                DeadLetterType.PARTITION_CHANGED, f"{where}: its producers choose partitions in different ways"
+            )
 
     async def _end_if_gap_in_time(self, chunk: MediaChunk, record: Record) -> None:
         call = self._calls.get(chunk.call_id)
@@ -220,15 +228,8 @@ class VadStage:
             ended = CallEnded(ended.call_id, ended.next_sequence, [])
             await self._publish(ended_records(ended, call.place[1]))
         self._calls.pop(call.call_id, None)
-        self._remember(ended)
+        self._ended.add(ended)
         call.release()
-
-    def _remember(self, ended: CallEnded) -> None:
-        """Only what comes again of it is still to be known."""
-        assembler = self._ended[ended.call_id] = new_assembler(self._settings)
-        assembler.restore_ended(ended)
-        if len(self._ended) > _REMEMBERED_CALLS:
-            self._ended.popitem(last=False)
 
     async def fail(self, record: Record, message: str) -> None:
         """Fail the call that this record belongs to."""

@@ -1,12 +1,12 @@
 """One call in the VAD agent: its assembly, its listener, what was found, and the receipts that a successor would need."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import msgspec
 
-from pipeline.audio.assembly import CallAssembler
+from pipeline.audio.assembly import CallAssembler, Rejected
 from pipeline.audio.listener import BLOCK_MS, CallListener, GridPoint, HeardUtterance
 from pipeline.audio.segments import SegmentLog, used_samples
 from pipeline.blobs import open_blobs
@@ -20,7 +20,7 @@ from pipeline.spoken import SpeechId, speech_id
 from pipeline.transitions import TaskLog, derived_correlation_id, failed
 from pipeline.wanted import Needs, needs_of
 from schemas.errors import TaskError
-from schemas.media import CallOptions
+from schemas.media import CallOptions, MediaChunk
 from schemas.stream import CallBegin, CallEnd, CallEnded, CallOpened, CallSnapshot, Draft, Fault, Said, SpeechRecord, Utterance
 from schemas.tasks import Technology
 
@@ -35,6 +35,15 @@ _EVERY_SEQUENCE = 2**53  # of a call that was abandoned: whatever comes of it be
 def new_assembler(settings: Settings) -> CallAssembler[Record]:
     """An assembler as the settings say."""
     return CallAssembler(settings.reorder_window_s, settings.max_gap_s, settings.max_call_s)
+
+
+def late(ended: CallEnded, chunk: MediaChunk, record: Record, settings: Settings) -> Sequence[Rejected[Record]]:
+    """What is to be said of a chunk of a call that has ended: nothing where it came before."""
+    if chunk.abort is not None:
+        return ()
+    assembler = new_assembler(settings)
+    assembler.restore_ended(ended)
+    return assembler.put(chunk, record).rejected
 
 
 class VadCall:
@@ -106,7 +115,6 @@ class VadCall:
     def arrived(self, sequence: int, record: Record, receipt: Receipt) -> None:
         """Note a record of this call."""
         self._receipts.append((sequence, receipt))
-        self.place = (record.topic, record.partition)
         self._first_timestamp_s = self._first_timestamp_s or record.timestamp_s
         self.last_timestamp_s = max(self.last_timestamp_s, record.timestamp_s)
         self.last_arrival_s = time.monotonic()

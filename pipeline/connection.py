@@ -14,6 +14,8 @@ from pipeline.settings import PREFIX, Settings, SettingsError
 if TYPE_CHECKING:
     from faust.types.auth import CredentialsT
 
+READ_COMMITTED = "read_committed"
+
 
 def check(settings: Settings) -> None:
     """Read every file that a connection needs. Raises SettingsError with one line that names the variable."""
@@ -40,6 +42,11 @@ def aiokafka_options(settings: Settings) -> dict[str, Any]:
         options["sasl_plain_username"] = settings.kafka_username
         options["sasl_plain_password"] = _password(settings)
     return options
+
+
+def aiokafka_reader_options(settings: Settings) -> dict[str, Any]:
+    """What every consumer of aiokafka's is made with, but for an agent's. What a producer took back nobody has sent."""
+    return aiokafka_options(settings) | {"enable_auto_commit": False, "isolation_level": READ_COMMITTED}
 
 
 def librdkafka_options(settings: Settings) -> dict[str, str | int | float | bool]:

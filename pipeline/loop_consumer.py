@@ -18,6 +18,7 @@ from mode.services import Service, ServiceTask
 from mode.utils.futures import maybe_async
 
 from pipeline.cancellation import stop_consumer
+from pipeline.connection import READ_COMMITTED
 from pipeline.membership import Lease, leave_group
 
 COMMIT_S = 30.0
@@ -85,6 +86,7 @@ class LoopConsumer(aiokafka_driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:  # noqa: ANN401 - Faust's
         consumer = super()._create_worker_consumer(transport)
         consumer._consumer_timeout = _LOOK_S
+        consumer._isolation_level = READ_COMMITTED  # Faust has it read so only where it sends within transactions itself
         return consumer
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from pipeline.cancellation import stop_consumer
-from pipeline.connection import aiokafka_options
+from pipeline.connection import aiokafka_reader_options
 from pipeline.delivery import describe_error
 from pipeline.records import Record
 from pipeline.settings import Settings
@@ -81,7 +81,7 @@ class PartitionScan(ABC, Generic[Found]):
 
     async def _read(self, first: Record) -> Found:
         place = TopicPartition(self.settings.topic(self.topic), first.partition)
-        consumer = AIOKafkaConsumer(**aiokafka_options(self.settings), enable_auto_commit=False, auto_offset_reset="earliest")
+        consumer = AIOKafkaConsumer(**aiokafka_reader_options(self.settings), auto_offset_reset="earliest")
         try:
             await consumer.start()
             consumer.assign([place])

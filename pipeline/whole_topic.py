@@ -5,7 +5,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import UnknownTopicOrPartitionError
 
 from pipeline.cancellation import stop_consumer
-from pipeline.connection import aiokafka_options
+from pipeline.connection import aiokafka_options, aiokafka_reader_options
 from pipeline.header_names import tolerate
 from pipeline.refusal import start_client
 from pipeline.settings import Settings
@@ -47,8 +47,7 @@ async def open_topic(settings: Settings, topic: str, *, from_begin: bool) -> tup
     places = await partitions_of(settings, topic)
     tolerate()
     consumer = AIOKafkaConsumer(
-        **aiokafka_options(settings),
-        enable_auto_commit=False,
+        **aiokafka_reader_options(settings),
         auto_offset_reset="earliest",
         metadata_max_age_ms=LOOK_ROUND_MS,
     )

@@ -88,6 +88,7 @@ class DeadLetterType(enum.StrEnum):
     CHUNK_EMPTY = "chunk.empty"
     CHUNK_LATE = "chunk.late"  # its place was already filled with silence
     FORMAT_CHANGED = "format.changed"  # not the format that the call began with
+    PARTITION_CHANGED = "partition.changed"  # not the partition that the call began in
     GAP_TOO_LONG = "gap.too-long"  # believing it would mean minutes of silence
     POSITION_CONFLICT = "position.conflict"  # overlaps what was already heard
     OPTIONS_INVALID = "options.invalid"

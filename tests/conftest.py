@@ -16,6 +16,13 @@ hypothesis.settings.load_profile("untimed")
 pytest_plugins = ["tests.broker_fixture"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n 2` (pytest-xdist) tests run in two lanes: all that need a broker one behind the other, others file by file."""
+    for item in items:
+        lane = "broker" if item.get_closest_marker("broker") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(lane))
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Remember how it went."""
     session.config.stash[_STATUS] = int(exitstatus)

@@ -19,7 +19,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from pipeline.cancellation import is_asked_for, stop_consumer
-from pipeline.connection import aiokafka_options
+from pipeline.connection import aiokafka_options, aiokafka_reader_options
 from pipeline.header_names import tolerate
 from pipeline.query.events import Arrival, Hub
 from pipeline.query.metrics import QueryMetrics
@@ -149,8 +149,7 @@ class Follower:
     @contextlib.asynccontextmanager
     async def _consumer(self, partitions: list[TopicPartition]) -> AsyncIterator[AIOKafkaConsumer]:
         consumer = AIOKafkaConsumer(
-            **aiokafka_options(self._settings),
-            enable_auto_commit=False,
+            **aiokafka_reader_options(self._settings),
             auto_offset_reset="earliest",  # also where retention has deleted what our offset names
             request_timeout_ms=int(PROBE_TIMEOUT_S * 1000),
         )

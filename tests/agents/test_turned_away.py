@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pipeline.records import headers_of
+from pipeline.records import Record, headers_of
 from schemas.tasks import Technology
 from tests.agents.conftest import OpenBench
 from tests.harness import media_headers, sample_audio
@@ -97,3 +97,16 @@ async def test_an_end_that_meets_an_empty_record_of_its_number_is_told(open_benc
         for sequence, end in ((2, False), (2, True)):
             await bench.produce("media", b"c", b"", media_headers(sequence, end=end))
     assert bench.dead_letters() == ["chunk.empty", "chunk.late"]
+
+
+async def test_a_chunk_from_another_partition_is_turned_away(open_bench: OpenBench) -> None:
+    """Its worker may be another one, which would hear a call of its own in it."""
+    options = json.dumps({"technologies": [VAD]})
+    async with open_bench() as bench:
+        await bench.produce("media", b"c", sample_audio(0, 2), media_headers(0, options=options))
+        elsewhere = Record("media", 1, 0, b"c", sample_audio(2, 4), headers_of(media_headers(1)), bench.clock_s + 1000)
+        await bench.frames[0].deliver(elsewhere)
+        await bench.produce("media", b"c", sample_audio(2, 4), media_headers(1, end=True))
+    assert bench.dead_letters() == ["partition.changed"]
+    assert "missing" not in bench.final("c", VAD)["result"]["channels"][0]
+    assert bench.final("c", VAD)["task"]["state"] == "done"
