@@ -55,6 +55,7 @@ class StageConsumer(aiokafka_driver.Consumer):
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - Faust's
         super().__init__(*arguments, **options)
         self._log = LogOrder()
+        self.read_from = 0  # where reading stood before the record that is given out: in between there is nothing
         self._lost: set[TP] = set()  # what is acknowledged there belongs to a log that is gone
 
     @property
@@ -189,7 +190,7 @@ class StageConsumer(aiokafka_driver.Consumer):
 
     async def _look(self, place: TP, offset: int) -> None:
         """Say what has become of the log. Raises LogLostError where it begins anew under our hands."""
-        expected = self._log.next.get(place, offset)
+        expected = self.read_from = self._log.next.get(place, offset)
         match self._log.step(place, offset):
             case Step.SKIPS:
                 await self._look_for_deleted(place, expected)

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
+from typing import NamedTuple
 
 import msgspec
 
@@ -148,6 +149,17 @@ class Lanes:
         self._free.release()  # who waits is let in, and lets the next one in: a task that has not begun frees nothing
 
 
+class Reached(NamedTuple):
+    """How far a partition is read, as its next record comes.
+
+    Between `read_from` and the record there is nothing to read: a transaction's marker, or what Kafka has deleted.
+    `committed` is the group's offset there, as far as it is known.
+    """
+
+    read_from: int
+    committed: int | None
+
+
 class WindowState(msgspec.Struct):
     """What a window holds, for health and metrics."""
 
@@ -169,12 +181,11 @@ class DeliveryWindow:
         self._on_crash = on_crash
         self.lanes = Lanes(limit, on_crash)
 
-    def issue(self, partition: Hashable, offset: int, acknowledge: Acknowledge, committed: int | None = None) -> Receipt | None:
-        """A receipt for the partition's next record; None when it is in hand already: a seek may bring one twice.
-
-        `committed` is the group's offset there, as far as it is known.
-        """
-        self._look_for_dropped(partition, offset, committed)
+    def issue(
+        self, partition: Hashable, offset: int, acknowledge: Acknowledge, reached: Reached | None = None
+    ) -> Receipt | None:
+        """A receipt for the partition's next record; None when it is in hand already: a seek may bring one twice."""
+        self._look_for_dropped(partition, reached or Reached(offset, None))
         order = self._partitions.get(partition)
         if order is not None and offset < order.first:  # it was never in hand, and what is comes again behind it
             order.close()
@@ -183,15 +194,15 @@ class DeliveryWindow:
             order = self._partitions[partition] = PartitionOrder(is_held=partition in self._dropped, first=offset)
         return order.issue(offset, acknowledge) if offset > order.newest else None
 
-    def _look_for_dropped(self, partition: Hashable, offset: int, committed: int | None) -> None:
+    def _look_for_dropped(self, partition: Hashable, reached: Reached) -> None:
         dropped, order = self._dropped.get(partition), self._partitions.get(partition)
         if dropped is None:
             return
-        first = max(dropped.start, committed or 0)  # what is before the committed offset, somebody has dealt with
+        first = max(dropped.start, reached.committed or 0)  # what is before the committed offset, somebody has dealt with
         if first >= dropped.stop:
             if order is not None:
                 order.let_go()
-        elif offset <= first:  # it comes again, and what was taken meanwhile comes again behind it
+        elif reached.read_from <= first:  # it comes again, and what was taken meanwhile comes again behind it
             if order is not None:
                 order.close()
                 del self._partitions[partition]

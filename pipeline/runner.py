@@ -13,7 +13,7 @@ from faust.types.tuples import Message
 from pipeline.breaker import Breaker, BreakerOpenError
 from pipeline.cancellation import uncancelled
 from pipeline.consumer import StageApp, StageConsumer
-from pipeline.delivery import Acknowledge, DeliveryWindow, Receipt, describe_error
+from pipeline.delivery import Acknowledge, DeliveryWindow, Reached, Receipt, describe_error
 from pipeline.membership import Lease, has_lost_partitions, is_member
 from pipeline.publishing import FaustPublisher, Publisher, RecordTooLargeError, bare_letter, dead_letter
 from pipeline.records import Record, shown_key
@@ -82,8 +82,8 @@ class StageRunner:
         record = to_record(message)
         place = (record.topic, record.partition)
         self._last_seen[place] = (record.offset, time.monotonic())
-        committed = self._consumer._committed_offset.get(message.tp)
-        receipt = self._window.issue(place, record.offset, self._acknowledger(message.tp), committed)
+        reached = Reached(self._consumer.read_from, self._consumer._committed_offset.get(message.tp))
+        receipt = self._window.issue(place, record.offset, self._acknowledger(message.tp), reached)
         if receipt is not None:
             await self._window.lanes.submit(record.key or b"", lambda: self._process(record, receipt))
 

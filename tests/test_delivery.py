@@ -4,7 +4,7 @@ from collections import defaultdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.delivery import DeliveryWindow, Lanes, PartitionOrder, Receipt
+from pipeline.delivery import DeliveryWindow, Lanes, PartitionOrder, Reached, Receipt
 
 
 def no_crash(error: BaseException) -> None:
@@ -26,7 +26,7 @@ def test_offsets_are_given_back_in_order_whatever_order_they_are_released_in(rel
 
 
 def issue(window: DeliveryWindow, offset: int, given_back: list[int], committed: int | None = None) -> Receipt:
-    receipt = window.issue("p", offset, given_back.append, committed)
+    receipt = window.issue("p", offset, given_back.append, Reached(offset, committed))
     assert receipt is not None
     return receipt
 
@@ -82,12 +82,27 @@ def test_what_is_committed_before_a_dropped_record_does_not_stand_for_it() -> No
     assert given_back == [5, 6]
 
 
+def test_a_dropped_place_that_holds_nothing_is_not_waited_for() -> None:
+    """Another worker has dealt with 4, behind which a transaction's marker lies: the first record that comes is 6."""
+    given_back: list[int] = []
+    window = DeliveryWindow(4, no_crash)
+    for offset in (4, 6, 7):
+        issue(window, offset, given_back)
+    window.reset()
+    for offset, read_from in ((6, 5), (7, 7)):
+        receipt = window.issue("p", offset, given_back.append, Reached(read_from, 5))
+        assert receipt is not None
+        receipt.release()
+    assert given_back == [6, 7]
+    assert window.held_s() == 0
+
+
 def test_a_record_that_a_seek_brings_again_is_not_worked_on_twice() -> None:
     given_back: list[int] = []
     window = DeliveryWindow(4, no_crash)
     receipts = [issue(window, n, given_back) for n in (4, 5)]
     receipts[0].release()
-    assert [window.issue("p", n, lambda _: given_back.append(-1), 5) for n in (4, 5)] == [None, None]
+    assert [window.issue("p", n, lambda _: given_back.append(-1), Reached(n, 5)) for n in (4, 5)] == [None, None]
     issue(window, 6, given_back).release()
     receipts[1].release()
     assert given_back == [4, 5, 6]
@@ -104,23 +119,30 @@ def test_a_record_before_those_in_hand_is_no_repetition() -> None:
 
 
 class Partition:
-    """A partition whose consumer commits up to the last offset that is acknowledged, whatever lies before it."""
+    """A partition whose consumer commits up to the last offset that is acknowledged, whatever lies before it.
 
-    def __init__(self, length: int) -> None:
+    At the offsets `unread` lies nothing that can be read, as a transaction's markers.
+    """
+
+    def __init__(self, length: int, unread: set[int]) -> None:
         self.window = DeliveryWindow(4, no_crash)
         self.length, self.position, self.committed = length, 0, 0
         self.acknowledged: set[int] = set()
-        self.dealt_with: set[int] = set()
+        self.dealt_with = set(unread)
         self.receipts: list[Receipt] = []
+        self.unread = unread
+
+    def next_from(self, position: int) -> int | None:
+        return next((number for number in range(position, self.length) if number not in self.unread), None)
 
     def deliver(self) -> None:
-        if self.position < self.length:
-            number = self.position
-            committed = self.committed or None
-            receipt = self.window.issue("p", number, self.acknowledged.add, committed)
+        number = self.next_from(self.position)
+        if number is not None:
+            reached = Reached(self.position, self.committed or None)
+            receipt = self.window.issue("p", number, self.acknowledged.add, reached)
             if receipt is not None:
                 self.receipts.append(receipt)
-            self.position += 1
+            self.position = number + 1
 
     def release(self, index: int) -> None:
         if self.receipts:
@@ -140,10 +162,20 @@ class Partition:
     def seek(self) -> None:
         self.position = self.committed
 
+    def elsewhere(self) -> None:
+        """Another worker gets it, and deals with the next record; then it comes back."""
+        self.reset()
+        self.acknowledged.clear()
+        number = self.next_from(self.committed)
+        if number is not None:
+            self.dealt_with.add(number)
+            self.committed = number + 1
+        self.seek()
+
     def finish(self) -> None:
         """What comes of it once it is left in peace."""
         self.seek()
-        while self.position < self.length:
+        while self.next_from(self.position) is not None:
             self.deliver()
         for index in range(len(self.receipts)):
             self.release(index)
@@ -152,14 +184,15 @@ class Partition:
 
 @given(
     st.lists(
-        st.sampled_from(["deliver", "deliver", "deliver", "commit", "reset", "seek"]) | st.integers(0, 9),
+        st.sampled_from(["deliver", "deliver", "deliver", "commit", "reset", "seek", "elsewhere"]) | st.integers(0, 9),
         max_size=60,
-    )
+    ),
+    st.sets(st.integers(0, 10)),
 )
 @settings(max_examples=1500)
-def test_every_record_is_dealt_with_and_none_is_committed_before(steps: list[str | int]) -> None:
-    """Whenever the window is reset and the consumer seeks back, in any order and number."""
-    partition = Partition(12)
+def test_every_record_is_dealt_with_and_none_is_committed_before(steps: list[str | int], unread: set[int]) -> None:
+    """Whenever the window is reset and the consumer seeks back, in any order and number, here and elsewhere."""
+    partition = Partition(12, unread)
     for step in steps:
         if isinstance(step, int):
             partition.release(step)
