@@ -1,10 +1,8 @@
 """Faust apps: one per agent, so that each agent is a consumer group of its own and scales by itself."""
 
 import asyncio
-import faulthandler
 import gc
 import logging
-import os
 import signal
 import threading
 from collections.abc import Sequence
@@ -13,13 +11,13 @@ from importlib.metadata import EntryPoint, entry_points
 import mode
 from mode.utils.loops import get_event_loop
 
-from pipeline.breaker import EXIT_BREAKER
+from pipeline import watchdog
 from pipeline.connection import faust_credentials
 from pipeline.consumer import NoTables, StageApp
 from pipeline.delivery import describe_error
 from pipeline.header_names import tolerate
 from pipeline.health import HealthServer
-from pipeline.membership import Lease, consumer_fault, producer_fault
+from pipeline.membership import Lease
 from pipeline.models.errors import ModelError
 from pipeline.runner import StageRunner
 from pipeline.settings import Settings
@@ -29,14 +27,11 @@ from pipeline.whole_topic import LOOK_ROUND_MS
 logger = logging.getLogger(__name__)
 
 ENTRY_POINTS = "callstream.agents"
-EXIT_ZOMBIE = 70
 _HEARTBEATS = 10  # in a session timeout
 _REBALANCE_S = 30.0
 # aiokafka leaves the group when nothing is fetched for so long, and then waits for a fetch before it joins again: for ever.
 _MAX_STANDSTILL_S = 10 * 365 * 86_400.0
-_WATCH_EVERY_S = 2.0
 _LAST_TURNS_S = 0.1
-_LAST_WORDS_S = 5.0  # for leaving the groups and closing connections
 
 
 class UnknownAgentError(Exception):
@@ -95,7 +90,7 @@ class CallstreamWorker(mode.Worker):
         self.start_error: ModelError | None = None
         for runner in runners:
             runner.end_worker = self._end
-        self._grace_period_s = settings.grace_period_s
+        self._settings = settings
         # mode keeps a loop of its own from before any loop ran; its services must all live on that one.
         super().__init__(quiet=True, override_logging=False, redirect_stdouts=False, loop=get_event_loop())
 
@@ -118,9 +113,7 @@ class CallstreamWorker(mode.Worker):
             raise asyncio.CancelledError from None  # which alone mode does not log with its traceback
         _spare_the_collector()
         # Before the apps: one that may not join its group never finishes starting.
-        watch = threading.Thread(target=_watch, args=(self.runners, self._grace_period_s, self.has_ended), name="watchdog")
-        watch.daemon = True
-        watch.start()
+        watchdog.start(self.runners, self._settings, asyncio.get_running_loop(), self.has_ended)
         await asyncio.gather(*(self.add_runtime_dependency(runner.app) for runner in self.runners))
 
     async def on_stop(self) -> None:
@@ -147,27 +140,3 @@ def _spare_the_collector() -> None:
     """Never look for garbage in modules and models: to go through them stops every call for 30 ms."""
     gc.collect()
     gc.freeze()
-
-
-def _show_what_hangs(loop: asyncio.AbstractEventLoop) -> None:
-    """Where every task and thread stands, on stderr: nobody can ask this process once it has ended."""
-    for task in asyncio.all_tasks(loop):
-        task.print_stack(limit=4)
-    faulthandler.dump_traceback()
-
-
-def _watch(runners: Sequence[StageRunner], grace_period_s: float, has_ended: threading.Event) -> None:
-    """Ends the process when it is dead but does not know it, or when it cannot bring itself to end."""
-    while not any(runner.app.should_stop for runner in runners):
-        has_ended.wait(_WATCH_EVERY_S)
-        for runner in runners:
-            runner.app.lease.tell()
-            fault = consumer_fault(runner.app) or producer_fault(runner.app)
-            if fault is not None and not runner.app.should_stop:
-                logger.critical("agent %s: %s; the process ends, start it again", runner.stage.name, fault)
-                os._exit(EXIT_ZOMBIE)
-    if has_ended.wait(grace_period_s + _LAST_WORDS_S):
-        return
-    _show_what_hangs(runners[0].app.loop)
-    logger.critical("the agents did not end within %g s; the process ends, unfinished work will be done again", grace_period_s)
-    os._exit(EXIT_BREAKER if any(runner.breaker.is_open for runner in runners) else EXIT_ZOMBIE)

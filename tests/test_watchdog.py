@@ -1,6 +1,8 @@
 """What the watchdog looks at: aiokafka parks a coordinator's error, and Faust never asks for it."""
 
 import asyncio
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,6 +14,7 @@ from pipeline import membership
 from pipeline.app import build_app
 from pipeline.membership import Lease, consumer_fault, is_member, producer_fault
 from pipeline.settings import Settings
+from pipeline.watchdog import EXIT_ZOMBIE, Pulse
 
 
 def app_with(coordinator: GroupCoordinator) -> Any:
@@ -161,3 +164,39 @@ def test_looking_makes_no_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "_new_consumer", lambda: pytest.fail("a consumer was made on the watchdog's thread"))
     assert consumer_fault(app) is None
     assert not is_member(app)
+
+
+async def test_a_loop_that_turns_has_a_pulse_and_one_that_stands_still_has_none() -> None:
+    pulse = Pulse(asyncio.get_running_loop())
+    await asyncio.sleep(0.01)
+    assert pulse.silent_looks() == 0
+    assert [pulse.silent_looks() for _ in range(3)] == [1, 2, 3]
+    await asyncio.sleep(0.01)
+    assert pulse.silent_looks() == 0
+
+
+STANDS_STILL = """
+import asyncio, sys, threading, time
+from types import SimpleNamespace
+from pipeline import watchdog
+from pipeline.app import build_app
+from pipeline.settings import Settings
+
+async def main():
+    watchdog._LOOK_EVERY_S, watchdog._SESSIONS = 0.05, 0.1
+    runner = SimpleNamespace(app=build_app("watched", Settings()), stage=SimpleNamespace(name="watched"))
+    watchdog.start([runner], Settings(), asyncio.get_running_loop(), threading.Event())
+    for _ in range(100):
+        await asyncio.sleep(0.05)
+    print("turned", flush=True)
+    time.sleep(120)
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_whose_loop_stands_still_ends_and_says_where() -> None:
+    ended = subprocess.run([sys.executable, "-c", STANDS_STILL], capture_output=True, text=True, timeout=100, check=False)
+    assert (ended.returncode, ended.stdout) == (EXIT_ZOMBIE, "turned\n")
+    assert "the event loop stands still" in ended.stderr
+    assert "in main" in ended.stderr

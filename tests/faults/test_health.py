@@ -19,9 +19,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # no __all__
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.app import EXIT_ZOMBIE
 from pipeline.broker import EmbeddedBroker
 from pipeline.broker.ports import free_port
+from pipeline.watchdog import EXIT_ZOMBIE
 from tests.broker_fixture import cache_dir
 from tests.faults.admin import admin_of
 from tests.faults.calls import SHORT, Call, make_call
