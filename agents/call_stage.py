@@ -22,7 +22,8 @@ from pipeline.records import UNDECODABLE, DeadLetterError, OutgoingRecord, Recor
 from pipeline.scoring.voiceprint import VoiceprintSum, unpack
 from pipeline.settings import Settings
 from pipeline.stage import Frame
-from pipeline.transitions import TaskLog, failed, until_stored
+from pipeline.storing import done
+from pipeline.transitions import TaskLog, failed
 from schemas.errors import DeadLetterType, TaskError
 from schemas.media import MAX_CHANNELS
 from schemas.stream import CallBegin, CallEnd, Fault, Print, PrintRecord
@@ -122,7 +123,7 @@ class CallStage(ABC, Generic[Evidence]):
 
     async def start(self, frame: Frame) -> None:
         """Get ready."""
-        self.publisher = frame.publisher
+        self.frame, self.publisher = frame, frame.publisher
 
     async def stop(self) -> None:
         """Nothing to let go of."""
@@ -201,8 +202,7 @@ class CallStage(ABC, Generic[Evidence]):
 
     async def _publish_result(self, call: CallInWork[Evidence], source: str) -> None:
         result = await self._result(call)
-        store = open_blobs(self.settings)
-        await self.publisher.publish([await until_stored(f"task {call.log.task_id}", call.log.done, source, result, store)])
+        await self.publisher.publish([await done(call.log, source, result, open_blobs(self.settings))])
 
     async def _close(self, call: CallInWork[Evidence], final: OutgoingRecord) -> None:
         await self.publisher.publish([final])

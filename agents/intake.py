@@ -5,7 +5,6 @@ each time, so a successor repeats itself and the chunks that came before count o
 so on `media` too: the agent that hears the call is the only one that says anything of its tasks, so nothing is contradicted.
 """
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
@@ -22,6 +21,7 @@ from pipeline.records import DeadLetterError, OutgoingRecord, Record, abort_head
 from pipeline.settings import Settings
 from pipeline.stage import Frame, Stage, check_exhaustion
 from pipeline.start_tasks import FROM_MEDIA, read_start_task
+from pipeline.storing import in_blob_thread
 from schemas.errors import DeadLetterType, ErrorDetail
 from schemas.media import Header
 from schemas.requests import MediaRequest
@@ -91,13 +91,13 @@ class IntakeStage:
     async def _open_and_send(self, technology: Technology, media: MediaRequest) -> None:
         opened = checked_file(self._store, media.file)
         try:
-            path = await asyncio.to_thread(opened.__enter__)
+            path = await in_blob_thread(opened.__enter__)
         except BlobError as error:  # the task was answered long ago, or the store has lost it: nothing is sure, nothing is said
             raise DeadLetterError(DeadLetterType.BLOB_MISSING, str(error)) from None
         try:
             await self._decode(technology, media, path)
         finally:
-            await asyncio.to_thread(opened.__exit__, None, None, None)
+            await in_blob_thread(opened.__exit__, None, None, None)
 
     async def _decode(self, technology: Technology, media: MediaRequest, path: Path) -> None:
         selection = _selection(media)

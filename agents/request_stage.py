@@ -11,7 +11,8 @@ from pipeline.blobs import open_blobs
 from pipeline.delivery import Receipt
 from pipeline.records import DeadLetterError, Record
 from pipeline.start_tasks import ListsError, owner, read_start_task, task_log, with_lists
-from pipeline.transitions import failed, rejected, until_stored
+from pipeline.storing import done, until_stored
+from pipeline.transitions import failed, rejected
 from schemas.requests import StartTask
 
 Evidence = TypeVar("Evidence")
@@ -43,14 +44,15 @@ class RequestStage(CallStage[Evidence]):
         log = task_log(record, technology, request.owner)
         store = open_blobs(self.settings)
         if request.lists is not None:  # before anything is said: a request whose lists are gone was answered long ago
-            request = await until_stored(f"task {log.task_id}", with_lists, technology, request, store)
+            async with self.frame.aside():
+                request = await until_stored(f"task {log.task_id}", with_lists, technology, request, store)
         await self.publisher.publish([log.pending(record.source), log.running(record.source)])
         try:
             result = await asyncio.to_thread(self.answer, request)
         except ListsError as error:
             final = log.ended(record.source, rejected(error.details))
         else:
-            final = await until_stored(f"task {log.task_id}", log.done, record.source, result, store)
+            final = await done(log, record.source, result, store)
         await self.publisher.publish([final])
 
     async def fail(self, record: Record, message: str) -> None:

@@ -25,7 +25,7 @@ from pipeline.settings import Settings
 from pipeline.snapshots import SavedCalls, ended_records, snapshot_record
 from pipeline.spoken import SpokenIndex
 from pipeline.stage import Frame, Stage, check_exhaustion
-from pipeline.transitions import TaskLog, failed, rejected, until_stored
+from pipeline.transitions import TaskLog, failed, rejected
 from schemas.errors import DeadLetterType, ErrorDetail
 from schemas.media import MediaChunk
 from schemas.stream import CallEnded, CallSnapshot
@@ -177,7 +177,7 @@ class VadStage:
         await self._advance(call, taken, source)
         if call.listener is not None:
             await self._publish_heard(call, await self._compute(call.listener.finish), source)
-            await self._publish(await until_stored(f"call {call.call_id}", call.end, source))
+            await self._publish(await call.end(source))
         await self._close(call)
 
     async def _give_up(self, call: VadCall) -> None:

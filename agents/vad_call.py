@@ -17,6 +17,7 @@ from pipeline.records import OutgoingRecord, Record
 from pipeline.settings import Settings
 from pipeline.snapshots import snapshot_record
 from pipeline.spoken import SpeechId, speech_id
+from pipeline.storing import done
 from pipeline.transitions import TaskLog, derived_correlation_id, failed
 from pipeline.wanted import Needs, needs_of
 from schemas.errors import TaskError
@@ -236,13 +237,13 @@ class VadCall:
             speech_end,
         )
 
-    def end(self, source: str) -> list[OutgoingRecord]:
-        """The call was heard to its end."""
+    async def end(self, source: str) -> list[OutgoingRecord]:
+        """The call was heard to its end. Waits for the blob store where the result is large."""
         assert self._segments is not None
         result = self._segments.result(self.assembler.missing_bytes)
         records = self._speech(CallEnd(self.call_id, len(result.channels)))
         if self._log is not None:
-            records.append(self._log.done(source, result, open_blobs(self._settings)))
+            records.append(await done(self._log, source, result, open_blobs(self._settings)))
         return records
 
     def fail(self, source: str, message: str) -> list[OutgoingRecord]:

@@ -6,12 +6,15 @@ call's state holds the receipts that a successor would have to read again.
 """
 
 import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from typing import NamedTuple
 
 import msgspec
+
+MOST_ASIDE = 1000  # jobs that wait for what is away; what they hold is in memory
 
 Acknowledge = Callable[[int], None]  # with the offset; a partition has one for all its receipts, of which many may be held
 
@@ -95,6 +98,7 @@ class Lanes:
         self._lanes: dict[Hashable, deque[Callable[[], Awaitable[None]]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_crash = on_crash
+        self._aside = 0
         self._cancelled = False
 
     async def submit(self, key: Hashable, job: Callable[[], Awaitable[None]]) -> None:
@@ -111,6 +115,20 @@ class Lanes:
         task = asyncio.create_task(self._run(key))
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+
+    @contextlib.asynccontextmanager
+    async def aside(self) -> AsyncIterator[None]:
+        """Within this a job waits for what is away, and another one may be in work in its place; of too many each keeps it."""
+        if self._aside >= MOST_ASIDE:
+            yield
+            return
+        self._aside += 1
+        self._free.release()
+        try:
+            yield
+        finally:
+            self._aside -= 1
+            await self._free.acquire()
 
     async def _run(self, key: Hashable) -> None:
         lane = self._lanes[key]

@@ -5,6 +5,7 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import NoReturn, cast
 
 from faust.types import TP
@@ -150,6 +151,10 @@ class StageRunner:
         if self.breaker.is_open:
             return
         await self._window.lanes.submit(key, job)
+
+    def aside(self) -> AbstractAsyncContextManager[None]:
+        """Within this a record in work waits for what is away, and others may be in work in its place."""
+        return self._window.lanes.aside()
 
     async def is_caught_up(self, topic: str, partition: int) -> bool:
         """Whether all that the partition holds has reached the stage; False when the broker does not answer."""

@@ -1,30 +1,18 @@
 """State transitions of tasks as `results` records."""
 
-import asyncio
-import logging
 import uuid
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
 
 import msgspec
-import stamina
 
-from pipeline.blobs import BlobStore, result_name
 from pipeline.publishing import MAX_RECORD_BYTES
 from pipeline.records import OutgoingRecord, headers_of
-from pipeline.stage import check_exhaustion
 from schemas.errors import ErrorDetail, TaskError, TaskErrorType
 from schemas.media import Header
 from schemas.results import Transition
 from schemas.tasks import NAMESPACE, TaskInfo, TaskState, Technology, call_task_id
 
-logger = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
 _JSON = msgspec.json.Encoder()
-_ENVELOPE_BYTES = 4096  # room for all but the result
+ENVELOPE_BYTES = 4096  # room for all but the result
 _MAX_DETAILS = 100
 _MAX_MESSAGE_CHARS = 500
 
@@ -48,22 +36,6 @@ def _short(detail: ErrorDetail) -> ErrorDetail:
 def derived_correlation_id(text: str) -> str:
     """A correlation id where none was given; derived, so that a replay repeats it."""
     return str(uuid.uuid5(NAMESPACE, f"{text}/correlation"))
-
-
-async def until_stored(what: str, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Read or write blobs in a thread; while the store is full or away the task stays as it is, and so does its input.
-
-    Raises ExhaustedError when it is this process that has no files left.
-    """
-    async for attempt in stamina.retry_context(on=OSError, attempts=None, timeout=None, wait_initial=0.5, wait_max=5.0):
-        with attempt:
-            try:
-                return await asyncio.to_thread(work, *arguments, **named)
-            except OSError as error:
-                check_exhaustion(error)
-                logger.warning("%s waits for the blob store, trying again until it works: %s", what, error)
-                raise
-    raise AssertionError("retried for ever")
 
 
 class TaskLog:
@@ -117,18 +89,17 @@ class TaskLog:
     def running(self, source: str, partial: msgspec.Struct | None = None) -> OutgoingRecord:
         """The task is in work; `partial` is what is known by now."""
         raw = None if partial is None else _JSON.encode(partial)
-        if raw is None or len(raw) > MAX_RECORD_BYTES - _ENVELOPE_BYTES:
+        if raw is None or len(raw) > MAX_RECORD_BYTES - ENVELOPE_BYTES:
             return self._record(TaskState.RUNNING, source)
         return self._record(TaskState.RUNNING, source, partial=msgspec.Raw(raw))
 
-    def done(self, source: str, result: msgspec.Struct, store: BlobStore) -> OutgoingRecord:
-        """The result is here; a large one goes to the blob store. Raises OSError when that cannot take it."""
-        raw = _JSON.encode(result)
-        if len(raw) > MAX_RECORD_BYTES - _ENVELOPE_BYTES:
-            name = result_name(store.installation, self.task_id, raw)
-            store.put(name, raw)
-            return self._record(TaskState.DONE, source, result_ref=name)
-        return self._record(TaskState.DONE, source, result=msgspec.Raw(raw))
+    def done(self, source: str, result: bytes) -> OutgoingRecord:
+        """The result is here, as JSON."""
+        return self._record(TaskState.DONE, source, result=msgspec.Raw(result))
+
+    def done_elsewhere(self, source: str, name: str) -> OutgoingRecord:
+        """The result is in the blob store, under this name."""
+        return self._record(TaskState.DONE, source, result_ref=name)
 
     def ended(self, source: str, error: TaskError) -> OutgoingRecord:
         """The task failed or was rejected, as the error's type says."""

@@ -1,9 +1,12 @@
 import asyncio
+import functools
 from collections import defaultdict
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import delivery
 from pipeline.delivery import DeliveryWindow, Lanes, PartitionOrder, Reached, Receipt
 
 
@@ -233,6 +236,70 @@ def test_jobs_of_one_key_run_in_order_one_at_a_time_and_no_more_than_the_limit_a
     assert most <= limit
     assert sum(map(len, seen.values())) == len(jobs)
     assert all(numbers == sorted(numbers) for numbers in seen.values())
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), min_size=1, max_size=20), st.integers(1, 3), st.integers(0, 4))
+def test_jobs_that_stand_aside_give_way_to_others_and_come_back(
+    jobs: list[tuple[bool, int]], limit: int, most_aside: int
+) -> None:
+    working, aside, most = set[int](), set[int](), 0
+
+    async def main() -> None:
+        nonlocal most
+        lanes, back = Lanes(limit, no_crash), asyncio.Event()
+
+        async def job(number: int, yields: int, *, stands_aside: bool) -> None:
+            nonlocal most
+            working.add(number)
+            if stands_aside:
+                async with lanes.aside():
+                    working.discard(number)
+                    aside.add(number)
+                    await back.wait()
+                aside.discard(number)
+                working.add(number)
+            for _ in range(yields):
+                most = max(most, len(working))
+                await asyncio.sleep(0)
+            working.discard(number)
+
+        for number, (stands_aside, yields) in enumerate(jobs):
+            if len(aside) >= most_aside:
+                back.set()
+            work = functools.partial(job, number, yields, stands_aside=stands_aside)
+            await lanes.submit(number, work)
+        back.set()
+        assert await lanes.drain(5.0)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(delivery, "MOST_ASIDE", most_aside)
+        asyncio.run(main())
+    assert most <= limit
+    assert not working | aside
+
+
+async def test_a_job_that_is_dropped_while_it_stands_aside_keeps_nobody_waiting() -> None:
+    window = DeliveryWindow(1, no_crash)
+    stood = asyncio.Event()
+
+    async def wait() -> None:
+        async with window.lanes.aside():
+            stood.set()
+            await asyncio.Event().wait()
+
+    for number in range(3):
+        await window.lanes.submit(number, wait)
+    await stood.wait()
+    old = window.lanes
+    window.reset()
+    assert await old.drain(5.0)
+    done = asyncio.Event()
+
+    async def work() -> None:
+        done.set()
+
+    await window.lanes.submit("a", work)
+    await asyncio.wait_for(done.wait(), 5)
 
 
 async def test_a_job_that_fails_is_a_crash_and_blocks_nobody() -> None:

@@ -18,7 +18,7 @@ from pipeline.records import DeadLetterError, OutgoingRecord, Record
 from pipeline.runner import StageRunner
 from pipeline.settings import Settings
 from pipeline.stage import ExhaustedError, Frame
-from pipeline.transitions import until_stored
+from pipeline.storing import until_stored
 from schemas.errors import DeadLetterType
 from schemas.media import Header
 
