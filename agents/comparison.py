@@ -77,7 +77,7 @@ class ComparisonStage(RequestStage[CallComparison]):
             return
         met = await self._pinned.of_call(begin.call_id, record)
         if met is None:
-            met = self._pinned.shared(self._watchlist.now)
+            met = self._pinned.shared(await self._watchlist.now())
             await self._pin(begin.call_id, met, record.partition)
         self._enrolled[begin.call_id] = met
 

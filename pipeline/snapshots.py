@@ -1,5 +1,6 @@
 """Calls as the VAD agent saved them: read from the compacted topic `snapshots` when a `media` partition is taken over."""
 
+import asyncio
 import logging
 import math
 from weakref import WeakValueDictionary
@@ -115,7 +116,7 @@ class PinnedReferences(PartitionScan[dict[str, bytes]]):
         if digest is None:
             return None
         if digest in self._lists and digest not in self._in_use:
-            return self.shared(Enrolled(self._lists[digest]))
+            return self.shared(await asyncio.to_thread(Enrolled, self._lists[digest]))
         return self._in_use.get(digest)
 
     def shared(self, met: Enrolled) -> Enrolled:

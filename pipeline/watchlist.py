@@ -16,8 +16,8 @@ from pipeline.cancellation import stop_consumer
 from pipeline.delivery import describe_error
 from pipeline.membership import reader_fault
 from pipeline.records import UNDECODABLE
-from pipeline.scoring.enrolled import Enrolled, enrolled
-from pipeline.scoring.voiceprint import Voiceprint, decode
+from pipeline.scoring.enrolled import Enrolled
+from pipeline.scoring.voiceprint import decode, pack
 from pipeline.settings import Settings
 from pipeline.whole_topic import open_topic
 from schemas.stream import WatchlistEntry
@@ -32,11 +32,11 @@ _Batches: TypeAlias = Mapping[TopicPartition, Sequence[_Read]]
 
 
 class _Word(NamedTuple):
-    """The last that was said of a subject: its voiceprint, or None when it was removed."""
+    """The last that was said of a subject: its packed voiceprint, or None when it was removed."""
 
     partition: int
     timestamp_ms: int
-    voiceprint: Voiceprint | None
+    packed: bytes | None
 
 
 class WatchlistFollower:
@@ -46,21 +46,20 @@ class WatchlistFollower:
         self._topic = settings.topic("watchlist")
         self._settings = settings
         self._newest: dict[str, _Word] = {}
-        self._now: Enrolled | None = None
+        self._now: asyncio.Task[Enrolled] | None = None
         self._consumer: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def entries(self) -> dict[str, Voiceprint]:
-        """Voiceprints by subject id."""
-        return {subject: word.voiceprint for subject, word in self._newest.items() if word.voiceprint is not None}
+    def entries(self) -> dict[str, bytes]:
+        """Packed voiceprints by subject id."""
+        return {subject: word.packed for subject, word in self._newest.items() if word.packed is not None}
 
-    @property
-    def now(self) -> Enrolled:
-        """The list as it is; the same object until it changes."""
+    async def now(self) -> Enrolled:
+        """The list as it is; the same object until it changes. Made in a thread: other calls must not wait for a long one."""
         if self._now is None:
-            self._now = enrolled(self.entries)
-        return self._now
+            self._now = asyncio.create_task(asyncio.to_thread(Enrolled, self.entries))
+        return await asyncio.shield(self._now)
 
     async def start(self) -> None:
         """Read the list to its end, then go on following it."""
@@ -95,7 +94,7 @@ class WatchlistFollower:
             raise
         # At once, so that no call meets half a list; what was removed while nobody followed may have left no trace.
         self._consumer, self._now = consumer, None
-        self._newest = {subject: word for subject, word in newest.items() if word.voiceprint is not None}
+        self._newest = {subject: word for subject, word in newest.items() if word.packed is not None}
 
     def _is_all(self, consumer: AIOKafkaConsumer) -> bool:
         """Whether what this one follows is all there is: subjects move to partitions that are added."""
@@ -119,7 +118,7 @@ class WatchlistFollower:
         """Follow what has come."""
         for subject in _take(batches, self._newest):
             self._now = None
-            if self._newest[subject].voiceprint is None:
+            if self._newest[subject].packed is None:
                 del self._newest[subject]
 
 
@@ -132,7 +131,7 @@ def _word_of(record: _Read) -> _Word:
     if not record.value:
         return _Word(record.partition, record.timestamp, None)
     try:
-        return _Word(record.partition, record.timestamp, decode(_DECODER.decode(record.value).voiceprint))
+        return _Word(record.partition, record.timestamp, pack(decode(_DECODER.decode(record.value).voiceprint)))
     except UNDECODABLE as error:
         # Logged, not buried: every worker reads the whole list at every start.
         words = "watch list: the entry of %r at %s/%d/%d is no voiceprint; the subject is not on the list until one comes: %s"

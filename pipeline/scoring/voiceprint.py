@@ -32,7 +32,7 @@ class VoiceprintError(ValueError):
     """This is no voiceprint of ours; the task that brought it is rejected."""
 
 
-class Voiceprint(msgspec.Struct, frozen=True):
+class Voiceprint(msgspec.Struct, frozen=True, weakref=True):
     """`embedding`: float32 (448,), CAM++ and GE2E, each of unit length or zero; `speech_s`: seconds of speech in it."""
 
     embedding: Float32

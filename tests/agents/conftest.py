@@ -8,7 +8,8 @@ import pytest
 from agents import comparison, extraction, gender, language, vad
 from pipeline.partition_scan import PartitionScan
 from pipeline.records import Record
-from pipeline.scoring.enrolled import Enrolled, enrolled
+from pipeline.scoring.enrolled import Enrolled
+from pipeline.scoring.voiceprint import pack
 from pipeline.settings import Settings
 from tests.harness import Bench, bench_settings, read_log
 
@@ -21,9 +22,8 @@ class EmptyWatchlist:
     def __init__(self, _settings: Settings) -> None:
         self.entries: dict[str, Any] = {}
 
-    @property
-    def now(self) -> Enrolled:
-        return enrolled(self.entries)
+    async def now(self) -> Enrolled:
+        return Enrolled({subject: pack(voiceprint) for subject, voiceprint in self.entries.items()})
 
     async def start(self) -> None: ...
 

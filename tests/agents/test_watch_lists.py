@@ -10,7 +10,8 @@ import pytest
 
 from agents import comparison
 from pipeline.scoring.comparison import compare
-from pipeline.scoring.voiceprint import DIMENSION, Voiceprint
+from pipeline.scoring.enrolled import Enrolled
+from pipeline.scoring.voiceprint import DIMENSION, Voiceprint, pack
 from tests.agents.conftest import OpenBench
 from tests.agents.test_chain import COMPARISON, send
 from tests.harness import Bench, media_headers, sample_audio
@@ -127,3 +128,11 @@ async def test_a_list_that_no_record_can_hold_is_not_kept_and_harms_no_call(
         assert len(bench.frames[-1].stage._calls["two"].evidence.references) == 1200  # type: ignore[attr-defined]
     assert caplog.text.count("too long to be kept") == 1
     assert bench.dead_letters() == []
+
+
+def test_lists_that_follow_each_other_share_their_voices() -> None:
+    packed = {subject: pack(voiceprint) for subject, voiceprint in voices(3).items()}
+    first = Enrolled(packed)
+    second = Enrolled(packed | {"zoe": pack(voices(4)["3"])})
+    assert first.digest != second.digest
+    assert all(second.references[name] is voice for name, voice in first.references.items())

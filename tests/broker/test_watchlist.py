@@ -29,8 +29,9 @@ async def wait_for(follower: WatchlistFollower, subjects: set[str]) -> None:
     give_up_s = time.monotonic() + PATIENCE_S
     while set(follower.entries) != subjects and time.monotonic() < give_up_s:  # noqa: ASYNC110 - nobody tells
         await asyncio.sleep(0.05)
-    assert set(follower.entries) == set(follower.now.packed) == subjects
-    assert follower.now is follower.now
+    met = await follower.now()
+    assert set(follower.entries) == set(met.packed) == subjects
+    assert await follower.now() is met
 
 
 async def test_a_fetcher_that_has_ended_is_replaced(broker_bootstrap: str, topic_prefix: str, tmp_path: Path) -> None:
