@@ -233,6 +233,19 @@ def test_a_span_ends_with_the_audio(silero: SileroVad, speech: Speech, rate_hz: 
     assert size - spans[-1].end_sample < rate_hz // 100
 
 
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+@pytest.mark.parametrize("extra", [1, 10, 40])
+def test_a_last_window_that_is_nearly_empty_takes_nothing_from_the_words_before_it(
+    silero: SileroVad, speech: Speech, rate_hz: int, extra: int
+) -> None:
+    """Speech around second 29, cut off at the begin of a window."""
+    window = rate_hz * 32 // 1000
+    for number in range(29 * rate_hz // window, 29 * rate_hz // window + 10):
+        samples = number * window + extra
+        last = detect(speech[rate_hz][:samples], rate_hz, silero)[-1]
+        assert samples - last.end_sample < rate_hz // 50
+
+
 def hostile(kind: str, samples: int, speech: Int16Array) -> Int16Array:
     """Audio that no telephone should send."""
     random = np.random.default_rng(1)
