@@ -2,4 +2,6 @@
 
 import os
 
+import pipeline  # noqa: F401 - what it says to onnxruntime must be said before that is loaded
+
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line does

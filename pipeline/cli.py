@@ -1,6 +1,7 @@
 """The command line: one command each for the broker, the topics, the agents, the query service, and for trying it all."""
 
 import asyncio
+import io
 import logging
 import os
 import sys
@@ -34,6 +35,12 @@ def _settings_help() -> str:
 
 class _Callstream(click.Group):
     """Loads the settings before any command, and says every expected fault in one line."""
+
+    def main(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - click's own signature
+        """What a terminal's encoding does not have becomes a question mark, not the end of the command."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")
+        return super().main(*arguments, **named)
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
         try:

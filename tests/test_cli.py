@@ -89,6 +89,14 @@ def test_a_bad_setting_stops_the_program_with_one_line_that_names_it(variable: s
         assert variable in done.stderr
 
 
+def test_an_encoding_that_lacks_a_character_ends_no_command() -> None:
+    shown = subprocess.run(
+        [*CLI, "--help"], env=os.environ | {"PYTHONIOENCODING": "iso-8859-1"}, capture_output=True, timeout=60, check=False
+    )
+    assert shown.returncode == 0
+    assert b"host:port[,host:port?]" in shown.stdout
+
+
 def test_help_and_readme_name_every_setting_with_its_default_and_meaning() -> None:
     shown, written = run("--help").stdout, README.read_text()
     for variable, default, meaning in describe():
@@ -272,7 +280,7 @@ def test_the_image_holds_a_part_of_what_is_tested() -> None:
     whole, image = (set((REPO / name).read_text().replace(" \\\n", "").splitlines()) for name in LOCKS)
     assert image < whole
     wanted = {
-        re.split("[=<>]", one)[0] for one in tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["dependencies"]
+        re.split(r"[\[=<>]", one)[0] for one in tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["dependencies"]
     }
     assert wanted <= {line.partition("==")[0] for line in image}
     assert not [line for line in whole if "://" in line]

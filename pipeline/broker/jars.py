@@ -39,7 +39,17 @@ def jar_folder(cache_dir: Path) -> Path:
 
 
 def fault(folder: Path) -> str | None:
-    """What is wrong with the jars in `folder`, in a few words; None when they are those that were recorded."""
+    """What is wrong with the jars in `folder`, in a few words; None when they are those that were recorded.
+
+    Raises BrokerError when nobody may look.
+    """
+    try:
+        return _fault(folder)
+    except OSError as error:
+        raise BrokerError(f"cannot read the cache folder {folder} (CALLSTREAM_CACHE_DIR): {error.strerror}") from None
+
+
+def _fault(folder: Path) -> str | None:
     expected = expected_sums()
     present = {path.name for path in folder.glob("*.jar")}
     if odd := sorted(present ^ expected.keys()):

@@ -72,20 +72,30 @@ def model_paths(cache_dir: Path | str, model: Model) -> list[Path]:
     return [models_dir(cache_dir) / file.output for file in model.files]
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:  # nobody may look into the folder
+        raise ModelError(f"{path}: {error.strerror}; check CALLSTREAM_CACHE_DIR") from None
+
+
 def status(cache_dir: Path | str, manifest: Manifest) -> list[ModelStatus]:
-    """Every model of the manifest and its state; looks at sizes and stamps only."""
+    """Every model of the manifest and its state; looks at sizes and stamps only. Raises ModelError when nobody may look."""
     rows = []
     for model in manifest.models:
-        size = sum(path.stat().st_size for path in model_paths(cache_dir, model) if path.is_file())
+        size = sum(path.stat().st_size for path in model_paths(cache_dir, model) if _is_there(path))
         state = state_of(cache_dir, model)
         rows.append(ModelStatus(model.name, model.role.value, model.source.label, model.licence, state, size))
     return rows
 
 
 def state_of(cache_dir: Path | str, model: Model) -> ModelState:
-    """Whether a model's files are there and are those that were put there, by stamp and size."""
+    """Whether a model's files are there and are those that were put there, by stamp and size.
+
+    Raises ModelError when nobody may look.
+    """
     paths = model_paths(cache_dir, model)
-    if not all(path.is_file() for path in paths):
+    if not all(_is_there(path) for path in paths):
         return ModelState.MISSING
     stamp = read_stamp(cache_dir, model)
     if stamp is None or stamp.fingerprint != fingerprint(model):

@@ -22,7 +22,7 @@ from pipeline.models.errors import ModelError
 from schemas.tasks import Technology
 
 ROOT = Path(__file__).resolve().parents[2]
-MISSING = 'callstream: evaluation needs more packages: pip install "callstream[accuracy]"\n'
+MISSING = 'callstream: evaluation needs more packages: pip install ".[accuracy]"\n'
 Evaluate = Callable[[Path, Options], Evaluation]
 
 
