@@ -26,6 +26,10 @@ from pipeline.whole_topic import LOOK_ROUND_MS
 
 logger = logging.getLogger(__name__)
 
+# A terminal that is closed, too, unless nohup(1) or a shell has said that it does not matter.
+END_SIGNALS = {signal.SIGINT, signal.SIGTERM} | (
+    {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else set()
+)
 ENTRY_POINTS = "callstream.agents"
 _HEARTBEATS = 10  # in a session timeout
 _REBALANCE_S = 30.0
@@ -97,6 +101,11 @@ class CallstreamWorker(mode.Worker):
     def _end(self) -> None:
         """As at a signal: every stage of the process hands over in order."""
         super()._schedule_shutdown(signal.SIGTERM)
+
+    def _install_signal_handlers_unix(self) -> None:
+        super()._install_signal_handlers_unix()
+        for number in END_SIGNALS - {signal.SIGINT, signal.SIGTERM}:
+            self.loop.add_signal_handler(number, self._schedule_shutdown, number)
 
     def _schedule_shutdown(self, number: signal.Signals) -> None:
         self.was_asked_to_end = True

@@ -15,6 +15,7 @@ from pipeline.accuracy.command import evaluate
 from pipeline.connection import check
 from pipeline.letters_command import dead_letters
 from pipeline.models.errors import ModelError, ModelsManifestError, UnknownModelError
+from pipeline.output import is_of_output
 from pipeline.planning_command import plan
 from pipeline.query.keys_command import keys
 from pipeline.settings import Settings, SettingsError, describe, load
@@ -52,6 +53,11 @@ class _Callstream(click.Group):
         except (ModelsManifestError, SettingsError) as error:
             _say(str(error))
             sys.exit(EXIT_USAGE)
+        except OSError as error:
+            if not is_of_output(error) or isinstance(error, BrokenPipeError):  # click ends without a word then
+                raise
+            _say(f"the output cannot be written: {error.strerror}")
+            sys.exit(EXIT_FAILED)
 
 
 def _say(message: str) -> None:
@@ -257,9 +263,9 @@ def _run_models(command: Any, *arguments: Any) -> None:  # noqa: ANN401 - one of
         raise
     except UnknownModelError as error:
         raise click.UsageError(str(error)) from None
-    except BrokenPipeError:
-        raise  # click's, which ends without a word
     except (ModelError, OSError) as error:
+        if is_of_output(error):
+            raise
         _say(str(error))
         sys.exit(EXIT_FAILED)
 

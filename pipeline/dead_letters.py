@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError
 
 from pipeline.cancellation import stop_consumer
 from pipeline.letters import Letter, Place, Wanted, printable, readable
+from pipeline.output import is_of_output
 from pipeline.settings import Settings
 from pipeline.whole_topic import open_topic
 from schemas.media import Header
@@ -77,9 +78,9 @@ def broker_faults(settings: Settings, what: str) -> Iterator[None]:
     """What the broker says, as a DeadLettersError."""
     try:
         yield
-    except BrokenPipeError:
-        raise  # of our own output
     except (KafkaError, OSError) as error:
+        if is_of_output(error):
+            raise
         raise DeadLettersError(f"{what} at {settings.broker}: {error}") from None
 
 

@@ -1,6 +1,7 @@
 """What another topic says about a partition that was just taken over: read once, when the partition's first record comes."""
 
 import asyncio
+import contextlib
 import logging
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
@@ -14,6 +15,7 @@ from pipeline.connection import aiokafka_reader_options
 from pipeline.delivery import describe_error
 from pipeline.records import Record
 from pipeline.settings import Settings
+from pipeline.whole_topic import partition_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +77,18 @@ class PartitionScan(ABC, Generic[Found]):
                     return await self._read(first)
                 except (KafkaError, OSError) as error:
                     name = self.settings.topic(self.topic)
-                    logger.warning("cannot read %s/%d, trying again: %s", name, first.partition, describe_error(error))
+                    logger.warning("cannot read %s/%d, trying again: %s", name, first.partition, await self._why(error, first))
                     raise
         raise AssertionError("retried for ever")
+
+    async def _why(self, error: Exception, first: Record) -> str:
+        """In words of what there is to do, where partitions were added to one topic and not to the others."""
+        name = self.settings.topic(self.topic)
+        with contextlib.suppress(KafkaError, OSError):
+            known = (await partition_numbers(self.settings)).get(name, set())
+            if first.partition not in known:
+                return f"{name} has {len(known)} partitions, and {first.topic} more: give it as many"
+        return describe_error(error)
 
     async def _read(self, first: Record) -> Found:
         place = TopicPartition(self.settings.topic(self.topic), first.partition)

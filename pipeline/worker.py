@@ -2,14 +2,13 @@
 
 import asyncio
 import logging
-import signal
 import sys
 from collections.abc import Awaitable, Iterable, Sequence
 
 import stamina
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
-from pipeline.app import CallstreamWorker, UnknownAgentError, build_app, installed_agents
+from pipeline.app import END_SIGNALS, CallstreamWorker, UnknownAgentError, build_app, installed_agents
 from pipeline.breaker import EXIT_BREAKER
 from pipeline.delivery import describe_error
 from pipeline.health import HealthServer
@@ -76,7 +75,7 @@ async def _until(health: HealthServer, work: Awaitable[None]) -> bool:
         asked.set()
         doing.cancel()
 
-    for number in (signal.SIGTERM, signal.SIGINT):  # process 1 of a container has no default for them
+    for number in END_SIGNALS:  # process 1 of a container has no default for them
         asyncio.get_running_loop().add_signal_handler(number, ask)
     await health.start()
     try:

@@ -276,6 +276,38 @@ def test_a_worker_that_waits_for_kafka_says_so_and_ends_when_it_is_asked() -> No
             worker.kill()
 
 
+@pytest.mark.parametrize("does_not_matter", [False, True], ids=["a terminal", "nohup"])
+def test_a_worker_ends_in_order_when_its_terminal_is_closed(does_not_matter: bool) -> None:
+    values = os.environ | NOWHERE | {"CALLSTREAM_WORKER_PORT": str(free_port())}
+    command = ["nohup", *CLI, "worker"] if does_not_matter else [*CLI, "worker"]
+    with subprocess.Popen(command, env=values, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as worker:
+        try:
+            assert worker.stderr is not None
+            assert "waiting for 127.0.0.1:9" in worker.stderr.readline()
+            worker.send_signal(signal.SIGHUP)
+            if does_not_matter:
+                assert "waiting for 127.0.0.1:9" in worker.stderr.readline()
+                worker.terminate()
+            assert worker.wait(timeout=60) == 0
+        finally:
+            worker.kill()
+
+
+@pytest.mark.parametrize("arguments", [("plan", "--calls", "10"), ("keys", "new", "x"), ("models", "list")])
+def test_an_output_that_cannot_be_written_is_told(arguments: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run([*CLI, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (
+        1,
+        "callstream: the output cannot be written: No space left on device",
+    )
+
+
+def test_no_models_are_not_verified_ones(tmp_path: Path) -> None:
+    verified = run("models", "verify", CALLSTREAM_CACHE_DIR=str(tmp_path))
+    assert (verified.returncode, "no model is here" in verified.stderr) == (1, True)
+
+
 def test_the_image_holds_a_part_of_what_is_tested() -> None:
     whole, image = (set((REPO / name).read_text().replace(" \\\n", "").splitlines()) for name in LOCKS)
     assert image < whole

@@ -23,13 +23,13 @@ def fetch_models(settings: Settings, names: list[str] | None) -> bool:
 
 
 def verify_models(settings: Settings, names: list[str] | None) -> bool:
-    """Check models; False when one is not what it should be."""
+    """Check models; False when one is not what it should be, or none is here."""
     checks = verify(settings.cache_dir, names, load_manifest(settings.manifest_path))
     if not checks:
         click.echo("callstream: no model is here: `callstream models fetch` fetches them", err=True)
     for check in checks:
         click.echo(f"{check.name}: {'ok' if check.ok else check.message}")
-    return all(check.ok for check in checks)
+    return bool(checks) and all(check.ok for check in checks)
 
 
 def say_progress(progress: Progress) -> None:

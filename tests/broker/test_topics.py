@@ -1,13 +1,20 @@
 """The topics on a real broker: created as declared, left alone, reported when odd; and how large a record may be."""
 # mypy: allow-untyped-calls
 
+import asyncio
+import time
+
 import aiokafka.errors
 import pytest
 from aiokafka import AIOKafkaProducer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
 
+from pipeline import partition_scan
 from pipeline.broker import InMemoryBroker
+from pipeline.connection import aiokafka_reader_options
+from pipeline.records import Record
 from pipeline.settings import Settings
+from pipeline.snapshots import SavedCalls
 from pipeline.topics import MAX_RECORD_BYTES, TOPICS, TopicsError, create_topics, partition_counts
 from pipeline.worker import wait_for_topics
 
@@ -115,3 +122,22 @@ async def test_a_worker_refuses_topics_in_which_a_call_cannot_keep_its_partition
     assert any("speech has 1 partitions" in warning for warning in await create_topics(settings))
     with pytest.raises(TopicsError, match="media has 3 partitions: speech has 1"):
         await wait_for_topics(settings, [topic.name for topic in TOPICS])
+
+
+async def test_partitions_that_one_topic_has_and_another_lacks_are_told(
+    broker_bootstrap: str, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(broker=broker_bootstrap, topic_prefix=topic_prefix, partitions=1)
+    await create_topics(settings)
+    soon = aiokafka_reader_options(settings) | {"request_timeout_ms": 2000}
+    monkeypatch.setattr(partition_scan, "aiokafka_reader_options", lambda _: soon)
+    saved = SavedCalls(settings)
+    reading = asyncio.create_task(saved.of(Record(settings.topic("media"), 1, 0, b"c", b"", (), 1.0)))
+    give_up_s = time.monotonic() + 60
+    while not caplog.messages and time.monotonic() < give_up_s:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.1)
+    saved.forget()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    names = [settings.topic(name) for name in ("snapshots", "media")]
+    assert caplog.messages[0].endswith("{} has 1 partitions, and {} more: give it as many".format(*names))
