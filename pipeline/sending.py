@@ -17,7 +17,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from pipeline.connection import aiokafka_options
-from pipeline.media.files import MediaError, MediaFile
+from pipeline.media.errors import MediaError
+from pipeline.media.files import MediaFile
 from pipeline.media.files import encode as encode
 from pipeline.options import OptionsError, known_tasks, read_options
 from pipeline.records import abort_headers, chunk_headers, headers_of

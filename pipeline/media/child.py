@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import msgspec
 
 from pipeline.media import system_calls, wire
-from pipeline.media.files import MediaError, MediaFile
+from pipeline.media.errors import MediaError
+from pipeline.media.files import MediaFile
 from pipeline.media.wire import DecodeLimits, Job, MediaInfo
 
 MAX_DESCRIPTORS = 1024  # of the fork server, so that a child need not close more

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.audio import g711
 from pipeline.audio.resampling import Int16Stream
+from pipeline.media.errors import MediaError
+from pipeline.media.whole import WholeFile
 from schemas.media import MAX_CHANNELS, MAX_CHUNK_BYTES, SAMPLE_RATES_HZ, AudioFormat, Encoding
 from schemas.requests import ChannelMode
 
@@ -36,14 +39,6 @@ ALLOWED = {
 _FLOATS = frozenset({"FLOAT", "DOUBLE", "VORBIS", "OPUS"})
 _HEAD_BYTES = 12
 _UNREADABLE = "cannot be read as WAV, FLAC, Ogg or MP3"
-
-
-class MediaError(Exception):
-    """A media file cannot be used, in one line for its owner. `reason` is the same without "the file" before it."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"the file {reason}")
-        self.reason = reason
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +102,7 @@ class MediaFile:
     def _read_header(self, selection: Selection, encoding: Encoding, chunk_ms: int) -> None:
         self._picked = _pick(selection.channels, self._file.channels)
         self._is_mix = selection.channel_mode is ChannelMode.MIX
+        self._is_float = self._file.subtype in _FLOATS
         self.channel_numbers = [0] if self._is_mix else self._picked
         self.file_rate_hz: int = self._file.samplerate
         rate_hz = self.file_rate_hz if self.file_rate_hz in SAMPLE_RATES_HZ else OTHER_RATES_BECOME_HZ
@@ -157,18 +153,18 @@ class MediaFile:
         """The chosen channels, (n, channels) at the file's rate."""
         block_frames = max(1, self.file_rate_hz * self.chunk_ms // 1000)
         try:
-            while len(frames := self._read(block_frames)):
-                self._decoded_frames += len(frames)
-                chosen = frames[:, self._picked]
+            for samples in self._file.parts(block_frames, "float32" if self._is_float else "int16"):
+                self._decoded_frames += len(samples)
+                chosen = _int16(samples[:, self._picked])
                 yield np.rint(chosen.mean(axis=1, keepdims=True)).astype(np.int16) if self._is_mix else chosen
         except soundfile.LibsndfileError as error:
             raise MediaError(f"cannot be decoded: {_text(error)}") from None
 
-    def _read(self, count: int) -> Int16:
-        if self._file.subtype not in _FLOATS:
-            return self._file.read(count, dtype="int16", always_2d=True).astype(np.int16, copy=False)
-        samples = np.nan_to_num(self._file.read(count, dtype="float32", always_2d=True))
-        return np.minimum(np.rint(np.clip(samples, -1.0, 1.0) * 32768), 32767).astype(np.int16)
+
+def _int16(samples: NDArray[Any]) -> Int16:
+    if samples.dtype != np.int16:
+        samples = np.minimum(np.rint(np.clip(np.nan_to_num(samples), -1.0, 1.0) * 32768), 32767)
+    return samples.astype(np.int16, copy=False)
 
 
 def encode(frames: Int16, encoding: Encoding) -> bytes:
@@ -180,19 +176,12 @@ def encode(frames: Int16, encoding: Encoding) -> bytes:
     return frames.astype("<i2").tobytes()
 
 
-class _Forward(soundfile.SoundFile):
-    """A file that is read from its begin to its end. soundfile seeks behind each read, which tears holes into MP3."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-def _open(fd: int, *, is_trusted: bool) -> soundfile.SoundFile:
+def _open(fd: int, *, is_trusted: bool) -> WholeFile:
     """The file, checked unless it is trusted. The descriptor stays the caller's. Raises MediaError."""
     if not is_trusted:
         _check_head(os.pread(fd, _HEAD_BYTES, 0))
     try:
-        file = _Forward(fd, closefd=False)
+        file = WholeFile(fd)
     except soundfile.LibsndfileError as error:
         raise MediaError(f"{_UNREADABLE}: {_text(error)}") from None
     if not is_trusted:
@@ -208,7 +197,7 @@ def _check_head(head: bytes) -> None:
         raise MediaError(_UNREADABLE)
 
 
-def _check_format(file: soundfile.SoundFile) -> None:
+def _check_format(file: WholeFile) -> None:
     if file.format not in ALLOWED:
         raise MediaError(_UNREADABLE)
     if file.subtype not in ALLOWED[file.format]:

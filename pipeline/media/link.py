@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from pipeline.media import wire
-from pipeline.media.files import MediaError
+from pipeline.media.errors import MediaError
 from pipeline.media.wire import Exit, Job, MediaInfo
 from schemas.media import MAX_CHANNELS, MAX_CHUNK_BYTES, SAMPLE_RATES_HZ, AudioFormat, Encoding
 

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from pipeline.media.files import EVERYTHING, MediaError, Selection
+from pipeline.media.errors import MediaError
+from pipeline.media.files import EVERYTHING, Selection
 from pipeline.media.link import ChildLink, DecoderError, OnExit, ServerLink
 from pipeline.media.wire import DecodeLimits, Exit, Job, MediaInfo
 

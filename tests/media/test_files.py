@@ -10,7 +10,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.media.files import CHUNK_MS, MediaError, MediaFile, Selection
+from pipeline.media.errors import MediaError
+from pipeline.media.files import CHUNK_MS, MediaFile, Selection
 from schemas.media import MAX_CHUNK_BYTES, Encoding
 from schemas.requests import ChannelMode
 from tests.media.samples import FORMATS, Format, Int16, noise, samples, tones, write
