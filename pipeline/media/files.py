@@ -104,6 +104,8 @@ class MediaFile:
         self._is_mix = selection.channel_mode is ChannelMode.MIX
         self._is_float = self._file.subtype in _FLOATS
         self.channel_numbers = [0] if self._is_mix else self._picked
+        if len(self.channel_numbers) > MAX_CHANNELS:
+            raise MediaError(f"has {len(self.channel_numbers)} channels, more than {MAX_CHANNELS}")
         self.file_rate_hz: int = self._file.samplerate
         rate_hz = self.file_rate_hz if self.file_rate_hz in SAMPLE_RATES_HZ else OTHER_RATES_BECOME_HZ
         self.format = AudioFormat(encoding, rate_hz, len(self.channel_numbers))
@@ -213,8 +215,6 @@ def _pick(channels: list[int] | None, available: int) -> list[int]:
         raise MediaError(f"has {available} channel{'s' if available > 1 else ''}, so no channel {missing[0]}")
     if not picked:
         raise MediaError("has channels, of which none is chosen")
-    if len(picked) > MAX_CHANNELS:
-        raise MediaError(f"has {len(picked)} channels, more than {MAX_CHANNELS}")
     return picked
 
 
