@@ -10,10 +10,14 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
+from pipeline.media.errors import MediaError
+from pipeline.media.whole import WholeFile
+
 Float32 = npt.NDArray[np.float32]
 
 SAMPLE_RATE_HZ = 16_000
 NARROW_RATE_HZ = 8000
+_PART_FRAMES = 1 << 16
 
 
 class Band(enum.StrEnum):
@@ -33,17 +37,24 @@ def read(path: Path) -> Float32:
     Raises RecordingError.
     """
     try:
-        with path.open("rb") as file:  # libsndfile says "System error" for whatever the system says
-            samples, rate_hz = soundfile.read(file, dtype="float32", always_2d=True)
+        samples, rate_hz = _decoded(path)
     except OSError as error:
         raise RecordingError(f"{path}: {error.strerror}") from None
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless, as .raw is
+    except MediaError as error:
+        raise RecordingError(f"{path}: {error.reason}") from None
+    except soundfile.SoundFileError as error:
         raise RecordingError(f"{path}: no audio that can be read ({_reason(error)})") from None
     if not len(samples):
         raise RecordingError(f"{path}: holds no audio")
     if not np.isfinite(samples).all():
         raise RecordingError(f"{path}: holds samples that are no numbers")
-    return resample(samples.mean(axis=1), rate_hz, SAMPLE_RATE_HZ)
+    return resample(samples, rate_hz, SAMPLE_RATE_HZ)
+
+
+def _decoded(path: Path) -> tuple[Float32, int]:
+    with path.open("rb") as file, WholeFile(file.fileno()) as recording:  # libsndfile calls whatever the system says one error
+        parts = [part.mean(axis=1) for part in recording.parts(_PART_FRAMES, "float32")]
+        return np.concatenate([np.zeros(0, np.float32), *parts]), recording.samplerate
 
 
 def _reason(error: Exception) -> str:

@@ -63,6 +63,17 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         read(tmp_path / "nan.wav")
 
 
+def test_a_recording_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "unfinished.wav"
+    soundfile.write(path, tone(440, 5.0), SAMPLE_RATE_HZ, subtype="PCM_16")
+    content = path.read_bytes()
+    path.write_bytes(content[:40] + bytes(4) + content[44:])
+    assert np.abs(read(path) - tone(440, 5.0)).max() < 1e-4
+    path.write_bytes(content + content)
+    with pytest.raises(RecordingError, match=r"unfinished\.wav: holds several recordings"):
+        read(path)
+
+
 @pytest.mark.parametrize("snr_db", [-5.0, 0.0, 5.0, 20.0])
 def test_noise_has_the_wanted_ratio_of_powers(snr_db: float) -> None:
     speech, noise = tone(440, 3.0, peak=0.05), pink_noise(7000, np.random.default_rng(1))  # shorter than the speech
