@@ -5,6 +5,9 @@ look at each connection every second ends that. What the client gets is our enve
 """
 
 import asyncio
+import fcntl
+import struct
+import termios
 from typing import Any, ClassVar
 
 import h11
@@ -123,7 +126,7 @@ class GuardedProtocol(H11Protocol):
     def _look(self) -> None:
         now_s = self.loop.time()
         self._looking = self.loop.call_later(self.limits.look_every_s, self._look)
-        if self._takes_nothing(now_s):
+        if self._takes_nothing(now_s) or (self.transport.is_closing() and self._has_all()):
             self.transport.abort()
         elif self._close_at_s is not None:
             self._linger(now_s)
@@ -137,6 +140,11 @@ class GuardedProtocol(H11Protocol):
             self._unread_since_s = now_s
         self._unread_bytes = unread_bytes
         return now_s - self._unread_since_s > self.limits.read_timeout_s
+
+    def _has_all(self) -> bool:
+        """Whether the client's machine has all that was sent; TLS still waits then, for a last word that few clients say."""
+        unsent = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(struct.calcsize("i")))
+        return self.transport.get_write_buffer_size() == 0 and not any(unsent)
 
     def _linger(self, now_s: float) -> None:
         is_unread = self.conn.their_state is h11.SEND_BODY and self.cycle is self._unread_body_of

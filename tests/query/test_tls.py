@@ -4,6 +4,7 @@ import logging
 import shutil
 import ssl
 import subprocess
+import time
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -15,6 +16,8 @@ from pipeline.query.server import Access, run, serving
 from pipeline.query.tls import TlsError, tls_context
 from pipeline.settings import Settings
 from tests.query.conftest import replaced
+
+PATIENCE_S = 15.0  # half of what asyncio waits for the client's last word
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
 
@@ -119,6 +122,14 @@ async def test_a_new_certificate_is_read_while_it_runs(
         assert [record.levelno for record in caplog.records].count(logging.ERROR) == 1
         async with httpx.AsyncClient(verify=trusting(fresh)) as client:
             assert (await client.get(f"{url}/health")).status_code == 200
+
+
+async def test_an_idle_client_does_not_hold_up_the_end(settings: Settings, pair: Pair) -> None:
+    async with httpx.AsyncClient(verify=trusting(pair)) as client:
+        async with serving(pair.put_into(settings)) as (url, _):
+            assert (await client.get(f"{url}/health")).status_code == 200
+            began_s = time.monotonic()
+        assert time.monotonic() - began_s < PATIENCE_S
 
 
 def test_a_key_without_its_certificate_does_not_load(settings: Settings, tmp_path: Path) -> None:
