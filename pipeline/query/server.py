@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sqlite3
 import ssl
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import NamedTuple
 
@@ -33,6 +35,7 @@ KEEP_ALIVE_S = 15
 HANDSHAKE_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 60.0  # for a client that takes nothing of its answer
 BREAK_EVERY_S = 0.5
+LAST_WORDS_S = 5.0  # for closing what is open, behind the grace period
 
 
 class ExposedError(Exception):
@@ -214,14 +217,36 @@ async def serve(
             listening.work.result()
 
 
+def _give_up(within_s: float) -> None:
+    logger.critical("the query service did not end within %g s (does the blob store answer?); the process ends", within_s)
+    os._exit(1)
+
+
+def _end_soon(settings: Settings) -> None:
+    """Ends the process if it cannot bring itself to: Python waits without end for a thread that a hung disk holds."""
+    within_s = settings.grace_period_s + LAST_WORDS_S
+    timer = threading.Timer(within_s, _give_up, [within_s])
+    timer.daemon = True
+    timer.start()
+
+
 async def _serve_until_signal(settings: Settings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        stop.set()
+        _end_soon(settings)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end)
     access = Access(settings)
     loop.add_signal_handler(signal.SIGHUP, access.reload)  # also with nothing to read anew: it would end the process
-    await serve(settings, stop_event=stop, access=access)
+    try:
+        await serve(settings, stop_event=stop, access=access)
+    except ExceptionGroup:  # a fault of ours, which no signal precedes
+        _end_soon(settings)
+        raise
 
 
 def _in_words(error: Exception) -> str:
