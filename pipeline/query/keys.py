@@ -68,7 +68,7 @@ def _in_list(text: str) -> Iterator[tuple[str, KeyEntry]]:
             raise KeysError(f"{_LIST_VARIABLE}: entry {number} is not NAME:SHA256 (64 hexadecimal digits)") from None
 
 
-def _in_file(path: Path) -> Iterator[tuple[str, KeyEntry]]:
+def _in_file(path: Path, *, may_be_empty: bool) -> Iterator[tuple[str, KeyEntry]]:
     where = f"{_FILE_VARIABLE}={str(path)!r}"
     try:
         content: Mapping[str, object] = tomllib.loads(path.read_text("utf-8"))
@@ -76,8 +76,8 @@ def _in_file(path: Path) -> Iterator[tuple[str, KeyEntry]]:
         raise KeysError(f"{where} cannot be read: {error.strerror}") from None
     except ValueError as error:  # tomllib.TOMLDecodeError, UnicodeDecodeError
         raise KeysError(f"{where} is no TOML: {error}") from None
-    entries = content.get("keys")
-    if set(content) != {"keys"} or not isinstance(entries, dict) or not entries:
+    entries = content.get("keys", {})
+    if set(content) - {"keys"} or not isinstance(entries, dict) or not (entries or may_be_empty):
         raise KeysError(f"{where} must hold tables [keys.NAME] and nothing else")
     for name, entry in entries.items():
         try:
@@ -101,13 +101,13 @@ def _checked(found: Iterable[tuple[str, KeyEntry]]) -> dict[str, KeyEntry]:
     return entries
 
 
-def read_keys(settings: Settings) -> dict[str, KeyEntry]:
-    """The keys that are configured, by name. Raises KeysError."""
+def read_keys(settings: Settings, *, may_be_empty: bool = False) -> dict[str, KeyEntry]:
+    """The keys that are configured, by name; a file without any only where it `may_be_empty`. Raises KeysError."""
     found: list[tuple[str, KeyEntry]] = []
     if settings.api_keys:
         found += _in_list(settings.api_keys)
     if settings.api_keys_file:
-        found += _in_file(Path(settings.api_keys_file))
+        found += _in_file(Path(settings.api_keys_file), may_be_empty=may_be_empty)
     return _checked(found)
 
 
@@ -121,20 +121,16 @@ class Keyring:
         self._names: dict[str, str] = {}
         self.on_change: Callable[[], None] = lambda: None
         self._set(read_keys(settings))
+        self.is_empty = not self._entries  # whether none are configured; that the last one was taken away lets nobody in
 
     def _set(self, entries: dict[str, KeyEntry]) -> None:
         self._entries = entries
         self._names = {entry.sha256.lower(): name for name, entry in entries.items()}
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no keys are configured."""
-        return not self._entries
-
     def reload(self) -> None:
-        """Reads the keys anew; bad ones change nothing."""
+        """Reads the keys anew; bad ones change nothing. A file that holds none any more takes all of them away."""
         try:
-            self._set(read_keys(self._settings))
+            self._set(read_keys(self._settings, may_be_empty=True))
         except KeysError as error:
             logger.error("the API keys stay as they were: %s", error)  # noqa: TRY400  # one line says it
             return

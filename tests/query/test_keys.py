@@ -273,6 +273,15 @@ def test_a_bad_file_changes_nothing_later(settings: Settings, keys_file: Path, c
     assert (ring.open_tasks_of("one"), ring.open_tasks_of("two"), ring.open_tasks_of(None)) == (9, 0, 0)
 
 
+@pytest.mark.parametrize("content", ["", "[keys]"])
+def test_an_emptied_file_takes_all_keys_away(settings: Settings, keys_file: Path, content: str) -> None:
+    ring = Keyring(settings)
+    keys_file.write_text(content)
+    ring.reload()
+    assert ring.find(b"cs_one") is None
+    assert not ring.is_empty  # or everybody could come in without one
+
+
 @pytest.mark.parametrize("name", ["a", "0", "crm-2", "a.b_c-d", "x" * 64])
 def test_names(name: str) -> None:
     assert is_name(name)
