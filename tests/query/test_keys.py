@@ -165,6 +165,20 @@ async def test_who_sees_what(service: Service) -> None:
                     assert answer.text.replace(task.task_id, unknown) == nobodys
 
 
+async def test_nothing_tells_anothers_task_from_none_while_not_all_are_known(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def incomplete(_: float) -> bool:
+        return False
+
+    monkeypatch.setattr(service.tasks, "_until_complete", incomplete)
+    anothers = row("two")
+    service.view.apply([anothers], {})
+    async with client_at(service) as client:
+        for task_id in (anothers.task_id, str(uuid.uuid4())):
+            assert (await client.get(f"{API}/{WORD}/{task_id}", headers=bearer("one"))).status_code == 503
+
+
 def test_without_word_of_the_gate_nothing_is_seen() -> None:
     assert not is_visible(None, {})
     assert not is_visible("one", {})
