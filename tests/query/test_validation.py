@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import re
 import tracemalloc
 
 import pytest
 
 from pipeline.query.app import Service
 from pipeline.query.errors import RequestRefusedError
-from pipeline.query.validation import MAX_COLONS, MAX_COMMAS, check_start
+from pipeline.query.openapi import BASE64
+from pipeline.query.validation import MAX_COLONS, MAX_COMMAS, check_start, is_base64
 from schemas.tasks import Technology
 from tests.query.conftest import client_of
 
@@ -53,3 +55,11 @@ async def test_a_small_body_does_not_wait_for_large_ones(service: Service) -> No
         await stack.enter_async_context(service.tasks._checking)  # as if a large one were looked at
         async with asyncio.timeout(30):
             assert (await client.post(f"/api/technology/{GENDER}", json={"voiceprints": [1]})).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "text", ["", "QQ==", "QUI=", "QUJD", "QUJDQQ==", "QUJE=", "QUJE==", "QUJE===", "QUJE====", "====", "QQ=", "QQ", "=QQ="]
+)
+def test_base64_is_what_the_document_says(text: str) -> None:
+    expected = re.fullmatch(BASE64.removeprefix("^").removesuffix("$"), text) is not None
+    assert (is_base64(text), is_base64(memoryview(text.encode()))) == (expected, expected)
