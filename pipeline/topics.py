@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from aiokafka.errors import KafkaConnectionError
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, Uuid
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]  # no __all__
 
 from pipeline.connection import librdkafka_options
@@ -24,6 +24,7 @@ _ATTEMPTS = 3
 _REQUEST_TIMEOUT_S = 10.0
 _BACKOFF_S = 1.0
 _VISIBLE_TIMEOUT_S = 30.0
+_NO_ID = str(Uuid(0, 0))  # where the broker knows no ids
 _NOT_SUPPORTED = (KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION)
 
 
@@ -75,6 +76,17 @@ TOPICS = (
 
 # What is said of a call is in partitions of one number, so these have equally many.
 KEPT_TOGETHER = ("speech", "prints", "snapshots")
+
+
+def topic_id(settings: Settings, name: str, timeout_s: float) -> str | None:
+    """What a topic that is made anew does not share with the one of before; None where it cannot be learned. Blocks."""
+    try:
+        client = AdminClient(librdkafka_options(settings))
+        [future] = client.describe_topics(TopicCollection([name]), request_timeout=timeout_s).values()
+        found = str(future.result().topic_id)
+    except KafkaException:
+        return None
+    return None if found == _NO_ID else found
 
 
 def partition_counts(settings: Settings) -> dict[str, int]:

@@ -27,6 +27,7 @@ from pipeline.query.records import RecordInvalidError, read_change
 from pipeline.query.view import Change, View, now_ms
 from pipeline.refusal import start_client
 from pipeline.settings import Settings
+from pipeline.topics import topic_id
 from pipeline.whole_topic import described_partitions
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ POLL_MS = 200
 BATCH_RECORDS = 2000  # one transaction; the share of a batch that a reader or POST may wait for
 PROBE_EVERY_S = 1.0
 PARTITIONS_EVERY_S = 10.0
+TOPIC_EVERY_S = 30.0
 PROBE_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 5.0
 BACK_OFF_FIRST_S = 0.25
@@ -127,21 +129,40 @@ class Follower:
             self._view.rebuild()
 
     async def _session(self) -> None:
-        """From a connection until the partitions change. Raises what ended it otherwise."""
+        """From a connection until the partitions change, or the topic is another. Raises what ended it otherwise."""
         async with asyncio.timeout(2 * PROBE_TIMEOUT_S) as deadline, _admin(self._settings) as admin:
             cluster = await admin.describe_cluster()
             partitions = await described_partitions(admin, self._topic)
-            await self._bind(f"{cluster['cluster_id']}/{self._topic}")
-            async with self._consumer(partitions) as consumer:
+            bound_id = await self._topic_id()
+            await self._bind(f"{cluster['cluster_id']}/{self._topic}", bound_id)
+            async with self._consumer(partitions) as consumer, self._until_made_anew(bound_id) as made_anew:
                 self._catching_up = self._last_ends = await consumer.end_offsets(partitions)
                 deadline.reschedule(None)
                 self.problem = None
-                await self._follow(admin, consumer, partitions)
+                await self._follow(admin, consumer, partitions, made_anew)
 
-    async def _bind(self, source: str) -> None:
+    async def _topic_id(self) -> str | None:
+        # not in asyncio's threads, which a blob store that hangs may hold
+        return await self._view.aside(topic_id, self._settings, self._topic, PROBE_TIMEOUT_S)
+
+    @contextlib.asynccontextmanager
+    async def _until_made_anew(self, bound_id: str | None) -> AsyncIterator[asyncio.Task[None]]:
+        """A look now and then, beside the reading: offsets of the old topic may well be some of the new one too."""
+
+        async def look() -> None:
+            while await self._topic_id() in (None, bound_id):  # noqa: ASYNC110  # what is waited for lies in the broker
+                await asyncio.sleep(TOPIC_EVERY_S)
+
+        looking = asyncio.create_task(look())
+        try:
+            yield looking
+        finally:
+            looking.cancel()
+
+    async def _bind(self, source: str, bound_id: str | None) -> None:
         was_complete = self.complete.is_set()
         self.complete.clear()  # before it is emptied, which it may be
-        if await self._view.aside(self._view.bind, source):
+        if await self._view.aside(self._view.bind, source, bound_id):
             self._hub.lose_track()
         elif was_complete:
             self.complete.set()
@@ -163,9 +184,15 @@ class Follower:
         finally:
             await _stop(consumer)
 
-    async def _follow(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
+    async def _follow(
+        self,
+        admin: AIOKafkaAdminClient,
+        consumer: AIOKafkaConsumer,
+        partitions: list[TopicPartition],
+        made_anew: asyncio.Task[None],
+    ) -> None:
         probe_at_s, partitions_at_s = 0.0, time.monotonic() + PARTITIONS_EVERY_S
-        while True:
+        while not made_anew.done():
             fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
             if fetched:
                 await self._ingest(fetched)
@@ -180,6 +207,7 @@ class Follower:
                 async with asyncio.timeout(PROBE_TIMEOUT_S):
                     if await described_partitions(admin, self._topic) != partitions:
                         return
+        made_anew.result()
 
     async def _probe(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
         async with asyncio.timeout(PROBE_TIMEOUT_S):

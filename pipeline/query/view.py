@@ -26,8 +26,11 @@ from pipeline.query.view_file import (
     connect,
     create_tables,
     is_damage,
+    is_source,
+    known_source,
     knows_since_ms,
     lock,
+    set_source,
 )
 from pipeline.query.view_sql import (
     ADD_PENDING,
@@ -235,18 +238,22 @@ class View:
         """Owner -> how many tasks that were started here, and are counted, are not final and have moved since then."""
         return dict(self._reader.execute(STARTED_OPEN, (since_ms,)).fetchall())
 
-    def bind(self, source: str) -> bool:
-        """Says whose records these are (cluster and topic). Drops rows and offsets of another source; whether there was one."""
+    def bind(self, source: str, topic_id: str | None = None) -> bool:
+        """Says whose records these are: cluster and topic, and the topic's id where Kafka gives one.
+
+        Drops rows and offsets of another source; whether there was one.
+        """
         with self._transaction() as writer:
-            known = writer.execute("SELECT value FROM meta WHERE key = 'source'").fetchone()
-            if known is not None and known[0] == source:
+            known, is_same = known_source(writer), is_source(writer, source, topic_id)
+            set_source(writer, source, topic_id)
+            if is_same:
                 return False
             if known is not None:
-                logger.warning("the view held tasks of %s: emptied, now reading %s", known[0], source)
+                what = f"{known}, which was deleted and made anew" if known == source else known
+                logger.warning("the view held tasks of %s: emptied, now reading %s", what, source)
             # a row of our own since the start belongs to the new source
             writer.execute("DELETE FROM tasks WHERE revision >= 0 OR updated_at_ms < ?", (self._opened_at_ms,))
             writer.execute("DELETE FROM offsets")
-            writer.execute(SET_META, ("source", source))
             self.knows_since_ms = now_ms()
             writer.execute(SET_META, (KNOWS_SINCE, str(self.knows_since_ms)))
             return known is not None

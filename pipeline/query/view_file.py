@@ -6,11 +6,14 @@ import time
 from pathlib import Path
 from typing import IO
 
+from pipeline.query.view_sql import META, SET_META
+
 FILE_NAME = "view.sqlite3"
 LOCK_NAME = "view.lock"
 SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 10.0
 KNOWS_SINCE = "knows_since_ms"
+_SOURCE, _TOPIC_ID = "source", "topic_id"
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (
@@ -78,8 +81,33 @@ def knows_since_ms(writer: sqlite3.Connection) -> int:
     """When the file was made, empty; Unix time."""
     first = (KNOWS_SINCE, str(time.time_ns() // 1_000_000))
     writer.execute("INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT DO NOTHING", first)
-    found: str = writer.execute("SELECT value FROM meta WHERE key = ?", (KNOWS_SINCE,)).fetchone()[0]
+    found = _meta(writer, KNOWS_SINCE)
+    assert found is not None
     return int(found)
+
+
+def _meta(writer: sqlite3.Connection, key: str) -> str | None:
+    found = writer.execute(META, (key,)).fetchone()
+    return None if found is None else str(found[0])
+
+
+def known_source(writer: sqlite3.Connection) -> str | None:
+    """Whose records the view holds."""
+    return _meta(writer, _SOURCE)
+
+
+def is_source(writer: sqlite3.Connection, source: str, topic_id: str | None) -> bool:
+    """Whether it holds records of this one. An id that is not known, here or there, says nothing against it."""
+    return known_source(writer) == source and (topic_id is None or _meta(writer, _TOPIC_ID) in (None, topic_id))
+
+
+def set_source(writer: sqlite3.Connection, source: str, topic_id: str | None) -> None:
+    """Whose records it holds from now on. An id stays known while none can be learned."""
+    if known_source(writer) != source:
+        writer.execute("DELETE FROM meta WHERE key = ?", (_TOPIC_ID,))
+    writer.execute(SET_META, (_SOURCE, source))
+    if topic_id is not None:
+        writer.execute(SET_META, (_TOPIC_ID, topic_id))
 
 
 def lock(folder: Path) -> IO[bytes]:

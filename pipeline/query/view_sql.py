@@ -33,5 +33,6 @@ INSERT INTO offsets (topic, partition, next_offset) VALUES (?, ?, ?)
 ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset
 """
 OLD_RESULTS = "SELECT DISTINCT result_ref FROM tasks WHERE result_ref GLOB 'sha256-*' AND updated_at_ms > ?"
+META = "SELECT value FROM meta WHERE key = ?"
 SET_META = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 SWEEP = "DELETE FROM tasks WHERE rowid IN (SELECT rowid FROM tasks WHERE updated_at_ms <= ? LIMIT ?)"

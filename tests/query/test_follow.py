@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[att
 
 from pipeline.broker import EmbeddedBroker
 from pipeline.cancellation import stop_consumer
-from pipeline.query import tasks
+from pipeline.query import follower, tasks
 from pipeline.query.app import Service, running
 from pipeline.query.starter import INLINE_BYTES
 from pipeline.query.view import TaskRow, View
@@ -268,6 +268,51 @@ async def test_another_prefix_does_not_use_the_offsets(settings: Settings, topic
         await eventually(lambda: is_ready(client))
         assert await has_status(client, f"{API}/{VAD.value}/{task_id}", 404)
         assert service.view.next_offsets(settings.topic("results")) == {}
+
+
+async def made_anew(settings: Settings) -> None:
+    """The topic `results` is another of the same name."""
+    name, admin = settings.topic("results"), AdminClient({"bootstrap.servers": settings.broker})
+    [deleted] = admin.delete_topics([name]).values()
+    await asyncio.to_thread(deleted.result)
+
+    async def is_gone() -> bool:
+        return name not in (await asyncio.to_thread(admin.list_topics, timeout=30)).topics
+
+    await eventually(is_gone)
+    await create_topics(settings)
+
+
+async def test_a_topic_that_was_made_anew_meanwhile_is_read_from_its_begin(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, *new = [str(uuid.uuid4()) for _ in range(3)]
+    await publish(settings, [(old, transition(old, 0, "pending"))], partition=0)
+    async with serving(settings) as (_, client):
+        await eventually(lambda: is_ready(client))
+    await made_anew(settings)
+    await publish(settings, [(each, transition(each, 0, "pending")) for each in new], partition=0)
+    async with serving(settings) as (_, client):
+        await eventually(lambda: is_ready(client))
+        found = [(await client.get(f"{API}/{VAD.value}/{each}")).status_code for each in (old, *new)]
+        assert found == [404, 200, 200]
+    assert "made anew" in caplog.text
+
+
+async def test_a_topic_that_is_made_anew_while_it_is_followed_is_read_from_its_begin(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "TOPIC_EVERY_S", 0.2)
+    monkeypatch.setattr(follower, "PARTITIONS_EVERY_S", 3600.0)
+    old, *new = [str(uuid.uuid4()) for _ in range(3)]
+    await publish(settings, [(old, transition(old, 0, "pending"))], partition=0)
+    async with serving(settings) as (_, client):
+        await eventually(lambda: is_ready(client))
+        await made_anew(settings)
+        await publish(settings, [(each, transition(each, 0, "pending")) for each in new], partition=0)
+        for each in new:
+            await eventually(lambda each=each: has_status(client, f"{API}/{VAD.value}/{each}", 200))  # type: ignore[misc]
+        await eventually(lambda: has_status(client, f"{API}/{VAD.value}/{old}", 404))
 
 
 async def test_it_waits_for_topics_and_creates_none(broker_bootstrap: str, topic_prefix: str, tmp_path: Path) -> None:

@@ -168,6 +168,38 @@ def test_another_cluster_means_no_rows_and_no_offsets(tmp_path: Path) -> None:
     second.close()
 
 
+def _bound(folder: Path, *arguments: str | None) -> tuple[bool, dict[int, int]]:
+    view = View(folder, DAY_S)
+    emptied = view.bind("cluster/results", *arguments)
+    found = view.next_offsets("results")
+    view.apply([], {("results", 0): 17})
+    view.close()
+    return emptied, found
+
+
+def test_a_topic_that_was_made_anew_is_another_source(tmp_path: Path) -> None:
+    assert _bound(tmp_path, "one") == (False, {})
+    assert _bound(tmp_path, "one") == (False, {0: 17})
+    assert _bound(tmp_path, None) == (False, {0: 17})
+    assert _bound(tmp_path, "two") == (True, {})
+    assert _bound(tmp_path, "two") == (False, {0: 17})
+
+
+def test_a_view_of_before_topic_ids_takes_the_one_that_is_there(tmp_path: Path) -> None:
+    assert _bound(tmp_path) == (False, {})
+    assert _bound(tmp_path, "one") == (False, {0: 17})
+    assert _bound(tmp_path, "two") == (True, {})
+
+
+def test_the_id_of_another_source_is_forgotten_with_it(tmp_path: Path) -> None:
+    assert _bound(tmp_path, "one") == (False, {})
+    view = View(tmp_path, DAY_S)
+    assert view.bind("another/results")
+    view.close()
+    assert _bound(tmp_path) == (True, {})
+    assert _bound(tmp_path, "two") == (False, {0: 17})
+
+
 def _damage(path: Path) -> None:
     path.write_bytes(b"no database at all" * 300)
 
