@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 
@@ -171,29 +171,33 @@ class View:
 
     @contextlib.contextmanager
     def _transaction(self, *, outlasts_power: bool = False) -> Iterator[sqlite3.Connection]:
-        with self._write_lock:
+        with self._write_lock, self._noting_damage():
             try:
                 self._writer.execute(f"PRAGMA synchronous = {'FULL' if outlasts_power else 'NORMAL'}")
                 self._writer.execute("BEGIN IMMEDIATE")
                 yield self._writer
                 self._writer.execute("COMMIT")
-            except BaseException as error:
-                self._note_damage(error)
+            except BaseException:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
                 raise
 
-    def _note_damage(self, error: BaseException) -> None:
-        if isinstance(error, sqlite3.Error) and is_damage(error):
-            self.damaged = True
+    @contextlib.contextmanager
+    def _noting_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if is_damage(error):
+                self.damaged = True
+            raise
+
+    def _read(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        with self._noting_damage():
+            return self._reader.execute(sql, parameters).fetchall()
 
     def get(self, task_id: str) -> TaskRow | None:
         """The task, or None when it is unknown or has expired."""
-        try:
-            found = self._reader.execute(SELECT, (task_id, now_ms() - self._ttl_ms)).fetchone()
-        except sqlite3.Error as error:
-            self._note_damage(error)
-            raise
+        found = next(iter(self._read(SELECT, task_id, now_ms() - self._ttl_ms)), None)
         if found is None:
             return None
         technology, revision, state, *rest = found
@@ -201,20 +205,12 @@ class View:
 
     def owner_of(self, row: TaskRow) -> str | None:
         """Whose task the row is about: what is known of it here counts, for a record may not say it."""
-        try:
-            found = self._reader.execute("SELECT owner FROM tasks WHERE task_id = ?", (row.task_id,)).fetchone()
-        except sqlite3.Error as error:
-            self._note_damage(error)
-            raise
+        found = next(iter(self._read("SELECT owner FROM tasks WHERE task_id = ?", row.task_id)), None)
         return row.owner if found is None or found[0] is None else str(found[0])
 
     def tasks_of_call(self, call_id: str) -> list[Known]:
         """A call's tasks that the agents have written of, at most 100."""
-        try:
-            found = self._reader.execute(SELECT_CALL, (call_id, now_ms() - self._ttl_ms, MAX_CALL_TASKS)).fetchall()
-        except sqlite3.Error as error:
-            self._note_damage(error)
-            raise
+        found = self._read(SELECT_CALL, call_id, now_ms() - self._ttl_ms, MAX_CALL_TASKS)
         return [Known(task_id, revision, TaskState(state), at_ms) for task_id, revision, state, at_ms in found]
 
     def apply(self, changes: Sequence[Change], next_offsets: Mapping[Place, int]) -> None:
@@ -236,7 +232,7 @@ class View:
 
     def started_open(self, since_ms: int) -> dict[str | None, int]:
         """Owner -> how many tasks that were started here, and are counted, are not final and have moved since then."""
-        return dict(self._reader.execute(STARTED_OPEN, (since_ms,)).fetchall())
+        return dict(self._read(STARTED_OPEN, since_ms))
 
     def bind(self, source: str, topic_id: str | None = None) -> bool:
         """Says whose records these are: cluster and topic, and the topic's id where Kafka gives one.
@@ -260,12 +256,12 @@ class View:
 
     def old_result_refs(self) -> set[str]:
         """Every result that tasks have under a name of the previous release; reads all rows, on a connection of its own."""
-        with contextlib.closing(connect(self._path)) as connection:
+        with self._noting_damage(), contextlib.closing(connect(self._path)) as connection:
             return {name for (name,) in connection.execute(OLD_RESULTS, (now_ms() - self._ttl_ms,))}
 
     def next_offsets(self, topic: str) -> dict[int, int]:
         """Partition -> offset of the first record that has not been read yet."""
-        with self._write_lock:
+        with self._write_lock, self._noting_damage():
             rows = self._writer.execute("SELECT partition, next_offset FROM offsets WHERE topic = ?", (topic,)).fetchall()
         return dict(rows)
 
@@ -286,6 +282,6 @@ class View:
 
     def count(self) -> int:
         """How many rows there are, expired ones included; on a connection of its own, since it takes a while."""
-        with contextlib.closing(connect(self._path)) as connection:
+        with self._noting_damage(), contextlib.closing(connect(self._path)) as connection:
             rows: int = connection.execute("SELECT count(*) FROM tasks").fetchone()[0]
         return rows

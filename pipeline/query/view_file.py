@@ -1,10 +1,12 @@
 """The file of the view: its tables, its lock, and how it is opened."""
 
+import contextlib
 import fcntl
 import sqlite3
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pipeline.query.view_sql import META, SET_META
 
@@ -13,6 +15,7 @@ LOCK_NAME = "view.lock"
 SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 10.0
 KNOWS_SINCE = "knows_since_ms"
+_NO_TEXT = "Could not decode to UTF-8"  # Python's words about a value, which have no code of SQLite's
 _SOURCE, _TOPIC_ID = "source", "topic_id"
 
 SCHEMA = """
@@ -46,18 +49,48 @@ class ViewLockedError(Exception):
 
 
 class SchemaVersionError(Exception):
-    """The file was written by another version of the program."""
+    """The file was written by another version of the program, or its tables are not what that wrote."""
+
+
+class DamagedTextError(sqlite3.DatabaseError):
+    """What SQLite says of the file quotes bytes of it that are no text."""
+
+
+class _Connection(sqlite3.Connection):
+    """Python reads SQLite's words as UTF-8, which those that quote a damaged schema need not be."""
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:  # noqa: ANN401  # sqlite3 takes more than one kind
+        try:
+            return super().execute(sql, parameters)
+        except UnicodeDecodeError as error:
+            raise DamagedTextError(f"damaged text: {error}") from None
+
+    def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
+        try:
+            return super().executemany(sql, parameters)
+        except UnicodeDecodeError as error:
+            raise DamagedTextError(f"damaged text: {error}") from None
+
+    def executescript(self, sql_script: str, /) -> sqlite3.Cursor:
+        try:
+            return super().executescript(sql_script)
+        except UnicodeDecodeError as error:
+            raise DamagedTextError(f"damaged text: {error}") from None
 
 
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether SQLite says that the file is no sound database (https://www.sqlite.org/rescode.html)."""
+    if isinstance(error, DamagedTextError) or str(error).startswith(_NO_TEXT):
+        return True
     name = getattr(error, "sqlite_errorname", None) or ""
     return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
 
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection in autocommit mode, for any thread. Raises sqlite3.Error."""
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, factory=_Connection
+    )
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may undo the last transactions, offsets included
@@ -74,7 +107,15 @@ def create_tables(writer: sqlite3.Connection) -> None:
     if version not in (0, SCHEMA_VERSION):
         raise SchemaVersionError(f"schema version {version}, not {SCHEMA_VERSION}")
     writer.executescript(SCHEMA)
+    with contextlib.closing(sqlite3.connect(":memory:")) as sound:
+        sound.executescript(SCHEMA)
+        if _declared(writer) != _declared(sound):
+            raise SchemaVersionError(f"its tables are not those of schema version {SCHEMA_VERSION}")
     writer.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _declared(database: sqlite3.Connection) -> list[tuple[str, str]]:
+    return database.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
 
 
 def knows_since_ms(writer: sqlite3.Connection) -> int:

@@ -1,5 +1,6 @@
 import sqlite3
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -225,7 +226,43 @@ def test_a_file_that_cannot_be_used_is_moved_aside(tmp_path: Path, spoil: object
     second.close()
 
 
-def test_damage_found_while_in_use_is_noted_and_the_view_begins_anew(view: View, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("found", "damage"), [(b"CREATE TABLE offsets", b"\xff"), (b"next_offset", b"x"), (b"value", b"x")])
+def test_a_damaged_byte_of_the_tables_names_is_damage(tmp_path: Path, found: bytes, damage: bytes) -> None:
+    View(tmp_path, DAY_S).close()
+    file = tmp_path / FILE_NAME
+    content = file.read_bytes()
+    assert found in content
+    file.write_bytes(content.replace(found, found[:-1] + damage))
+    view = View(tmp_path, DAY_S)
+    view.apply([row(IDS[0], 0, TaskState.PENDING)], {("results", 0): 1})
+    assert len(list(tmp_path.glob(f"{FILE_NAME}.damaged-*"))) == 1
+    view.close()
+
+
+def test_a_value_that_is_no_text_is_damage(view: View) -> None:
+    view.apply([row(IDS[0], 0, TaskState.PENDING)], {})
+    view._writer.execute("UPDATE tasks SET call_id = CAST(x'ff' AS TEXT)")
+    with pytest.raises(sqlite3.OperationalError):
+        view.get(IDS[0])
+    assert view.damaged
+
+
+def _write(view: View) -> None:
+    view.apply([row(str(uuid.UUID(int=n)), 2, TaskState.DONE) for n in range(4000)], {})
+
+
+READS: list[Callable[[View], object]] = [
+    _write,
+    lambda view: view.started_open(0),
+    lambda view: view.next_offsets("results"),
+    lambda view: view.count(),
+]
+
+
+@pytest.mark.parametrize("read", READS)
+def test_damage_found_while_in_use_is_noted_and_the_view_begins_anew(
+    view: View, tmp_path: Path, read: Callable[[View], object]
+) -> None:
     view.apply([row(str(uuid.UUID(int=n)), 1, TaskState.DONE) for n in range(2000)], {("results", 0): 2000})
     file = tmp_path / "view" / FILE_NAME
     with sqlite3.connect(file) as connection:
@@ -236,7 +273,7 @@ def test_damage_found_while_in_use_is_noted_and_the_view_begins_anew(view: View,
         raw.seek(4096)
         raw.write(b"\xff" * 4096 * (pages - 1))
     with pytest.raises(sqlite3.DatabaseError):
-        view.apply([row(str(uuid.UUID(int=n)), 2, TaskState.DONE) for n in range(4000)], {})
+        read(view)
     assert view.damaged
     view.rebuild()
     assert not view.damaged
