@@ -233,8 +233,15 @@ class LocalBlobs:
 
     def entries(self) -> Iterator[Blob]:
         """Every file; half-written ones too, under a name that no reference has."""
-        for path in self._root.rglob("*"):
-            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                found = path.lstat()
-                if not path.is_dir():
+        if self._was_there:
+            self._check_there()
+        for folder, _, names in os.walk(self._root, onerror=_unless_deleted):  # pathlib passes over what it may not list
+            for path in (Path(folder, name) for name in names):
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    found = path.lstat()
                     yield Blob(str(path.relative_to(self._root)), found.st_size, found.st_mtime)
+
+
+def _unless_deleted(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

@@ -4,15 +4,18 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import logging
 import mmap
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import IO
 
-from pipeline.query.errors import RequestRefusedError, storage_full
+from pipeline.query.errors import RequestRefusedError, internal, storage_full
 from pipeline.query.keeper import UPLOAD, Keeper, StorageFullError
 from schemas.requests import BlobRef
+
+logger = logging.getLogger(__name__)
 
 MEMORY_BYTES = 1_048_576
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -30,8 +33,8 @@ class Spool:
         self.content_bytes = 0
 
     async def write(self, piece: bytes) -> None:
-        """Take the next piece. Raises RequestRefusedError (507) when the store or the disk is full."""
-        with _full_is_507():
+        """Take the next piece. Raises RequestRefusedError (507 when the store or the disk is full, else 500)."""
+        with _refused():
             self._keeper.reserve(len(piece))
             self.content_bytes += len(piece)
             self._held += piece
@@ -47,16 +50,16 @@ class Spool:
         self._held = bytearray()
 
     def content(self) -> memoryview:
-        """All of it, to read; a large one is mapped, not loaded. Raises RequestRefusedError (507)."""
+        """All of it, to read; a large one is mapped, not loaded. Raises RequestRefusedError (507, 500)."""
         if self._file is None:
             return memoryview(self._held)
-        with _full_is_507():
+        with _refused():
             self._flush()
         return memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
 
     async def keep(self, task_id: str) -> BlobRef:
-        """Make it a blob. Raises RequestRefusedError (507) when it does not fit, OSError when the store does not answer."""
-        with _full_is_507():
+        """Make it a blob. Raises RequestRefusedError: 507 when it does not fit, 500 when the store does not answer."""
+        with _refused():
             return await asyncio.to_thread(self._keep, self._keeper.request_name(task_id))
 
     def _keep(self, name: str) -> BlobRef:
@@ -79,7 +82,7 @@ class Spool:
 
 
 @contextlib.contextmanager
-def _full_is_507() -> Iterator[None]:
+def _refused() -> Iterator[None]:
     try:
         yield
     except StorageFullError:
@@ -87,11 +90,12 @@ def _full_is_507() -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             raise storage_full() from None
-        raise
+        logger.error("the body of a request cannot be kept: %s", error)  # noqa: TRY400  # one line says it
+        raise internal() from None
 
 
 async def read_body(pieces: AsyncIterator[bytes], keeper: Keeper, max_bytes: int, too_large: RequestRefusedError) -> Spool:
-    """A whole body. Raises `too_large` as soon as it is, RequestRefusedError (507)."""
+    """A whole body. Raises `too_large` as soon as it is, RequestRefusedError (507, 500)."""
     spool = Spool(keeper)
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(spool.close)

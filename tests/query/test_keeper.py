@@ -4,6 +4,7 @@ import asyncio
 import errno
 import hashlib
 import os
+import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -355,3 +356,42 @@ def test_the_store_lists_what_it_holds(settings: Settings) -> None:
     store.delete("results/x")
     store.delete("results/x")
     assert list(store.entries()) == []
+
+
+def test_a_store_that_cannot_be_listed_is_not_an_empty_one(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_blobs(settings)
+    store.put("requests/a/b", b"12345")
+    scandir = os.scandir
+
+    def refused(folder: str | os.PathLike[str]) -> object:
+        if Path(folder).name == "a":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)  # root may list everything
+    with pytest.raises(PermissionError):
+        list(store.entries())
+
+
+async def test_a_store_that_went_away_is_not_an_empty_one(keeper: Keeper, settings: Settings) -> None:
+    await keeper.measure()
+    shutil.rmtree(settings.data_dir)
+    with pytest.raises(OSError, match="no blob store"):
+        await keeper.measure()
+
+
+async def test_a_body_that_the_store_does_not_take_is_a_line_in_the_log(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(name: str, content: bytes) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", name)
+
+    monkeypatch.setattr(keeper.store, "put", refused)
+    spool = Spool(keeper)
+    await spool.write(b"audio")
+    with pytest.raises(RequestRefusedError) as refusal:
+        await spool.keep("task")
+    assert refusal.value.status == HTTPStatus.INTERNAL_SERVER_ERROR
+    [record] = caplog.records
+    assert "Permission denied" in record.getMessage()
+    assert record.exc_info is None
