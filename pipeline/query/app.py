@@ -84,10 +84,11 @@ class Service:
         while True:
             await asyncio.sleep(min(SWEEP_EVERY_MAX_S, self.settings.task_ttl_s))
             try:
+                await self.view.aside(self.view.check_writable)
                 if await self.view.aside(self.view.sweep):
                     self.hub.stir()
             except sqlite3.Error as error:  # expired rows are not shown anyway; /ready says that nothing can be written
-                logger.warning("expired tasks stay in the view for now: %s", error)
+                logger.warning("the view cannot be swept for now: %s", error)
 
     async def _keep_blobs(self) -> None:
         """Measures the blob store, and deletes what no task needs once the view knows all tasks."""
@@ -109,8 +110,8 @@ class Service:
         try:
             await self.view.aside(self.view.check_writable)
         except sqlite3.Error as error:
-            checks["store"] = f"cannot be written: {error}"
-        if not self.follower.caught_up:
+            checks["view"] = f"cannot be written: {error}"
+        if checks["view"] == OK and not self.follower.caught_up:
             checks["view"] = "not caught up with the results topic yet"
         return Readiness(all(check == OK for check in checks.values()), checks)
 

@@ -23,8 +23,10 @@ from pipeline.query.view_file import (
     FILE_NAME,
     KNOWS_SINCE,
     SchemaVersionError,
+    check_identity,
     connect,
     create_tables,
+    identity,
     is_damage,
     is_source,
     known_source,
@@ -140,7 +142,7 @@ class View:
         except (SchemaVersionError, sqlite3.Error):
             writer.close()
             raise
-        self._writer, self._reader = writer, reader
+        self._writer, self._reader, self._identity = writer, reader, identity(self._path)
         self.damaged = False
         self.knows_since_ms = knows_since  # what was started here before, and has not begun, may not be in it
 
@@ -190,6 +192,10 @@ class View:
             if is_damage(error):
                 self.damaged = True
             raise
+
+    def _another(self) -> sqlite3.Connection:
+        check_identity(self._path, self._identity)  # SQLite would make the file anew
+        return connect(self._path)
 
     def _read(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         with self._noting_damage():
@@ -256,7 +262,7 @@ class View:
 
     def old_result_refs(self) -> set[str]:
         """Every result that tasks have under a name of the previous release; reads all rows, on a connection of its own."""
-        with self._noting_damage(), contextlib.closing(connect(self._path)) as connection:
+        with self._noting_damage(), contextlib.closing(self._another()) as connection:
             return {name for (name,) in connection.execute(OLD_RESULTS, (now_ms() - self._ttl_ms,))}
 
     def next_offsets(self, topic: str) -> dict[int, int]:
@@ -276,12 +282,13 @@ class View:
                 return swept
 
     def check_writable(self) -> None:
-        """Raises sqlite3.Error when nothing can be written now."""
+        """Raises sqlite3.Error when nothing can be written now, or what is written is in a file that was deleted."""
+        check_identity(self._path, self._identity)
         with self._transaction() as writer:
             writer.execute(SET_META, ("checked_at_ms", str(now_ms())))
 
     def count(self) -> int:
         """How many rows there are, expired ones included; on a connection of its own, since it takes a while."""
-        with self._noting_damage(), contextlib.closing(connect(self._path)) as connection:
+        with self._noting_damage(), contextlib.closing(self._another()) as connection:
             rows: int = connection.execute("SELECT count(*) FROM tasks").fetchone()[0]
         return rows

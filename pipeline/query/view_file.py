@@ -52,6 +52,10 @@ class SchemaVersionError(Exception):
     """The file was written by another version of the program, or its tables are not what that wrote."""
 
 
+class ViewGoneError(sqlite3.OperationalError):
+    """The open file is no longer the one at its path: what is written into it is lost with this process."""
+
+
 class DamagedTextError(sqlite3.DatabaseError):
     """What SQLite says of the file quotes bytes of it that are no text."""
 
@@ -99,6 +103,21 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """Which file this is, whatever it is called. Raises ViewGoneError."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise ViewGoneError(f"{path} is gone ({error.strerror}): start the query service again") from None
+    return found.st_dev, found.st_ino
+
+
+def check_identity(path: Path, opened: tuple[int, int]) -> None:
+    """Raises ViewGoneError where another file, or none, has the path."""
+    if identity(path) != opened:
+        raise ViewGoneError(f"{path} is another file than the one that is open: start the query service again")
 
 
 def create_tables(writer: sqlite3.Connection) -> None:

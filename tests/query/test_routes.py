@@ -17,6 +17,7 @@ from pipeline.query.app import Service
 from pipeline.query.edge import MAX_ID_CHARS
 from pipeline.query.records import read_change
 from pipeline.query.view import TaskRow, now_ms
+from pipeline.query.view_file import FILE_NAME, ViewGoneError
 from pipeline.settings import Settings
 from schemas.errors import RequestError
 from schemas.http import ANSWERS, TaskAnswer
@@ -326,6 +327,23 @@ async def test_readiness_names_what_is_missing(client: httpx.AsyncClient) -> Non
     assert body["checks"]["store"] == "ok"
     assert body["checks"]["kafka"] != "ok"
     assert body["checks"]["view"] != "ok"
+
+
+@pytest.mark.parametrize("is_made_anew", [False, True])
+async def test_not_ready_when_the_views_file_was_deleted(
+    service: Service, client: httpx.AsyncClient, is_made_anew: bool
+) -> None:
+    file = Path(service.settings.data_dir) / FILE_NAME
+    assert FILE_NAME not in (await client.get("/ready")).json()["checks"]["view"]
+    file.unlink()
+    if is_made_anew:
+        file.touch()
+    else:
+        with pytest.raises(ViewGoneError):
+            service.view.count()
+    answer = await client.get("/ready")
+    assert answer.status_code == 503
+    assert f"{file} is {'another' if is_made_anew else 'gone'}" in answer.json()["checks"]["view"]
 
 
 async def test_metrics_count_requests_by_route_and_status(client: httpx.AsyncClient, service: Service) -> None:
