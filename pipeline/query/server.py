@@ -11,6 +11,7 @@ import ssl
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import uvicorn
@@ -25,7 +26,7 @@ from pipeline.query.listener import REFUSABLE, Listener, max_connections, raise_
 from pipeline.query.protocol import Limits, protocol_class
 from pipeline.query.routes import EVENTS_PATH
 from pipeline.query.tls import TlsError, load_certificate, tls_context
-from pipeline.query.view_file import ViewLockedError
+from pipeline.query.view_file import FILE_NAME, ViewLockedError
 from pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -249,8 +250,10 @@ async def _serve_until_signal(settings: Settings) -> None:
         raise
 
 
-def _in_words(error: Exception) -> str:
-    """An error of a file does not say which setting named it."""
+def _in_words(error: Exception, settings: Settings) -> str:
+    """An error of a file does not say which setting named it; one of SQLite's not even the file."""
+    if isinstance(error, sqlite3.Error):
+        return f"{Path(settings.data_dir) / FILE_NAME}: {error}; check CALLSTREAM_DATA_DIR and its disk"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check CALLSTREAM_DATA_DIR and CALLSTREAM_BLOB_STORE"
     return str(error)
@@ -263,7 +266,7 @@ def run(settings: Settings) -> int:
     try:
         asyncio.run(_serve_until_signal(settings))
     except (OSError, sqlite3.Error, ViewLockedError, KeysError, TlsError, ExposedError) as error:
-        sys.stderr.write(f"callstream query: {_in_words(error)}\n")
+        sys.stderr.write(f"callstream query: {_in_words(error, settings)}\n")
         return 2 if isinstance(error, KeysError | TlsError | ExposedError) else 1
     except ExceptionGroup:
         logger.exception("the query service met a fault and ends")

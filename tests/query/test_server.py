@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from pipeline.query.server import Access, _listen, run, serve, serving
+from pipeline.query.view_file import FILE_NAME
 from pipeline.settings import Settings
 from tests.query.conftest import replaced
 
@@ -112,6 +113,14 @@ def test_a_data_folder_that_cannot_be_one_is_one_clear_line(
     assert run(replaced(settings, data_dir=str(tmp_path / "file"))) == 1
     [line] = capfd.readouterr().err.splitlines()
     assert str(tmp_path / "file") in line
+
+
+def test_a_view_that_cannot_be_opened_is_one_line_with_its_path(settings: Settings, capfd: pytest.CaptureFixture[str]) -> None:
+    file = Path(settings.data_dir) / FILE_NAME
+    file.mkdir(parents=True)
+    assert run(settings) == 1
+    [line] = capfd.readouterr().err.splitlines()
+    assert line == f"callstream query: {file}: unable to open database file; check CALLSTREAM_DATA_DIR and its disk"
 
 
 @pytest.fixture
