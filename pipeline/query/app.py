@@ -106,7 +106,11 @@ class Service:
 
     async def readiness(self) -> Readiness:
         """What `GET /ready` says."""
-        checks = {"kafka": self.follower.problem or OK, "store": self.blobs_problem or OK, "view": OK}
+        checks = {
+            "kafka": self.follower.problem or OK,
+            "store": self.blobs_problem or OK,
+            "view": self.follower.view_problem or OK,
+        }
         try:
             await self.view.aside(self.view.check_writable)
         except sqlite3.Error as error:

@@ -69,7 +69,9 @@ async def _stop(consumer: AIOKafkaConsumer) -> None:
 
 
 class Follower:
-    """Feeds the view until cancelled. `problem` is None while Kafka answers, else what is wrong with it.
+    """Feeds the view until cancelled.
+
+    `problem` is None while Kafka answers, else what is wrong with it; `view_problem` is None while the view takes what comes.
 
     `caught_up`: what was on the topic at the start of the session is in the view, and it stays so. `is_current`: what was there
     a probe ago is, now; a busy topic always holds something that is newer. `complete`: the view has caught up since it was
@@ -82,6 +84,7 @@ class Follower:
         tolerate()
         self._catching_up: dict[TopicPartition, int] = {}
         self.problem: str | None = "not connected yet"
+        self.view_problem: str | None = None
         self.caught_up = False
         self.is_current = False
         self.complete = asyncio.Event()
@@ -94,7 +97,8 @@ class Follower:
             error = await self._session_error()
             if error is None:
                 continue
-            back_off_s = BACK_OFF_FIRST_S if self.problem is None else min(back_off_s * 2, BACK_OFF_MAX_S)
+            was_well = self.problem is None and self.view_problem is None
+            back_off_s = BACK_OFF_FIRST_S if was_well else min(back_off_s * 2, BACK_OFF_MAX_S)
             self._fail(error, back_off_s)
             await asyncio.sleep(back_off_s)
 
@@ -119,12 +123,15 @@ class Follower:
 
     def _fail(self, error: Exception, back_off_s: float) -> None:
         text, name = str(error) or "no answer in time", type(error).__name__
-        self.problem = text if text.startswith(name) else f"{name}: {text}"  # aiokafka's errors name themselves
+        problem = text if text.startswith(name) else f"{name}: {text}"  # aiokafka's errors name themselves
+        if isinstance(error, sqlite3.Error | DamagedViewError):
+            self.problem, self.view_problem = None, problem  # the view is asked once Kafka has answered
+            where = f"into the view in {self._settings.data_dir}"
+        else:
+            self.problem, where = problem, f"on {self._settings.broker}"
         self.caught_up = self.is_current = False
         self.complete.clear()  # what is written meanwhile is not known
-        logger.warning(
-            "following %s on %s stopped (%s): again in %g s", self._topic, self._settings.broker, self.problem, back_off_s
-        )
+        logger.warning("following %s %s stopped (%s): again in %g s", self._topic, where, problem, back_off_s)
         if self._view.damaged:
             self._view.rebuild()
 
@@ -219,6 +226,7 @@ class Follower:
         self._catching_up = {p: end for p, end in self._catching_up.items() if positions[p] < min(end, ends[p])}
         self.caught_up = not self._catching_up
         if self.caught_up:
+            self.view_problem = None
             self.complete.set()
         self.is_current = all(positions[p] >= min(self._last_ends[p], ends[p]) for p in partitions)
         self._last_ends = ends
@@ -229,6 +237,7 @@ class Follower:
             arrivals.extend(Arrival(change, r.value) for r in records if (change := self._read(r)) is not None)
         next_offsets = {(tp.topic, tp.partition): records[-1].offset + 1 for tp, records in fetched.items() if records}
         await self._view.aside(self._view.apply, [change for change, _ in arrivals], next_offsets)
+        self.view_problem = None
         try:
             self._hub.publish(arrivals)  # it asks the view
         except sqlite3.Error:

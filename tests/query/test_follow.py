@@ -217,6 +217,29 @@ async def test_streams_end_where_records_were_read_and_could_not_be_told(
         assert (known.task_id, known.revision) == (task_id, 0)
 
 
+async def test_a_view_that_takes_nothing_is_not_told_as_kafkas_fault(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    task_id = str(uuid.uuid4())
+    async with serving(settings) as (service, client):
+        await eventually(lambda: is_ready(client))
+        apply = service.view.apply
+
+        def full(*_: object) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(service.view, "apply", full)
+        await publish(settings, [(task_id, transition(task_id, 0, "pending"))])
+        await eventually(lambda: has_status(client, "/ready", 503))
+        checks = (await client.get("/ready")).json()["checks"]
+        assert checks == {"kafka": "ok", "store": "ok", "view": "OperationalError: database or disk is full"}
+        assert f"into the view in {settings.data_dir} stopped" in caplog.text
+        assert settings.broker not in caplog.text
+        monkeypatch.setattr(service.view, "apply", apply)
+        await eventually(lambda: is_ready(client))
+        assert await has_state(client, f"{API}/{VAD.value}/{task_id}", "pending")
+
+
 async def test_a_record_that_is_no_transition_is_skipped_with_its_place(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
