@@ -53,9 +53,14 @@ class Listening(NamedTuple):
 class _Server(uvicorn.Server):
     """A server that leaves the process's signals alone, since whoever runs it decides about them, and says when it listens."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
         super().__init__(config)
-        self.listening = asyncio.Event()
+        self.listening, self._stopping = asyncio.Event(), stopping
+
+    def stop(self) -> None:
+        """Takes no other request on a connection that answers from now on, and ends."""
+        self._stopping.set()
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listens; `listening` is set also when that failed, and then `serve` raises."""
@@ -77,7 +82,7 @@ class _Server(uvicorn.Server):
         )
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serves until `should_exit` is set."""
+        """Serves until `stop`."""
         breaking = asyncio.create_task(self._break_off_streams())
         try:
             await super().serve(sockets)
@@ -155,10 +160,12 @@ def _url(listener: socket.socket, access: Access) -> str:
 
 
 def _server(app: ASGIApp, settings: Settings, tls: ssl.SSLContext | None) -> _Server:
-    limits = Limits(settings.head_timeout_s, settings.body_timeout_s, READ_TIMEOUT_S, max_connections())
+    max_body_bytes = max(settings.max_body_bytes, settings.max_media_bytes)
+    limits = Limits(settings.head_timeout_s, settings.body_timeout_s, READ_TIMEOUT_S, max_connections(), max_body_bytes)
+    stopping = asyncio.Event()
     config = uvicorn.Config(
         app,
-        http=protocol_class(limits),
+        http=protocol_class(limits, stopping),
         ws="none",
         lifespan="off",
         access_log=False,
@@ -171,7 +178,7 @@ def _server(app: ASGIApp, settings: Settings, tls: ssl.SSLContext | None) -> _Se
     )
     config.load()
     config.ssl = tls
-    return _Server(config)
+    return _Server(config, stopping)
 
 
 @contextlib.asynccontextmanager
@@ -189,8 +196,8 @@ async def serving(settings: Settings, access: Access | None = None) -> AsyncIter
                 await server.listening.wait()
                 yield Listening(_url(listener, access), work if service.work is None else service.work)
             finally:
+                server.stop()
                 service.hub.close()  # an open wait or stream would hold up the end
-                server.should_exit = True
                 await work
 
 

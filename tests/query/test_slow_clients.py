@@ -161,24 +161,31 @@ async def test_the_rest_of_a_refused_body_does_not_keep_the_connection(settings:
         assert rest.result().startswith(b"HTTP/1.1 413")
 
 
-async def test_a_refused_body_that_comes_at_once_leaves_the_connection_in_use(url: str, settings: Settings) -> None:
-    body = b" " * (settings.max_body_bytes + 1)
-    async with httpx.AsyncClient(base_url=url) as client:
-        assert (await client.post(GENDER, content=body)).status_code == 413
-        assert (await client.get("/health")).status_code == 200
-
-
-async def test_a_body_behind_a_refused_one_has_its_own_time(settings: Settings) -> None:
-    too_large = settings.max_body_bytes + 1
-    body = b'{"voiceprints": []}' + b" " * 5000
+async def test_who_still_sends_gets_the_answer(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "LINGER_SILENCE_S", 1.0)
+    size = settings.max_body_bytes + 1
     async with serving(settings) as (url, _), connected(url) as connection:
-        await connection.send(HEAD + f"content-length: {too_large}\r\n\r\n".encode())
-        assert (await connection.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 413")
-        await connection.reader.readuntil(b"}}]}")
-        await connection.send(b" " * too_large + HEAD + f"content-length: {len(body)}\r\n\r\n".encode())
-        await asyncio.sleep(protocol.LINGER_S + 1.5)
-        await connection.send(body)
-        assert (await connection.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 422")
+        await connection.send(HEAD + f"content-length: {size}\r\n\r\n".encode())
+        for _ in range(20):  # as a client that reads only behind its body
+            await connection.send(b" " * (size // 20))
+            await asyncio.sleep(0.2)
+        rest = await connection.rest()
+    assert error_of(rest)[0].startswith(b"HTTP/1.1 413")
+    assert b"connection: close" in rest.lower()
+
+
+async def test_answers_of_a_server_that_stops_say_so(settings: Settings) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        service = contextlib.AsyncExitStack()
+        url, _ = await service.enter_async_context(serving(settings))
+        connection = await stack.enter_async_context(connected(url))
+        await connection.send(HEAD + b"content-length: 1\r\n\r\n")
+        await asyncio.sleep(0.2)  # until the body is awaited
+        ending = asyncio.create_task(service.aclose())
+        await asyncio.sleep(0.2)
+        await connection.send(b"{")
+        assert b"connection: close" in (await connection.rest()).lower()
+        await ending
 
 
 @pytest.mark.parametrize(
