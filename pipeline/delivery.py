@@ -99,6 +99,7 @@ class Lanes:
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_crash = on_crash
         self._aside = 0
+        self._has_given_way: set[asyncio.Task[None] | None] = set()
         self._cancelled = False
 
     async def submit(self, key: Hashable, job: Callable[[], Awaitable[None]]) -> None:
@@ -123,12 +124,13 @@ class Lanes:
             yield
             return
         self._aside += 1
+        # Not taken again: the jobs behind it in its lane may hold all there are.
+        self._has_given_way.add(asyncio.current_task())
         self._free.release()
         try:
             yield
         finally:
             self._aside -= 1
-            await self._free.acquire()
 
     async def _run(self, key: Hashable) -> None:
         lane = self._lanes[key]
@@ -138,11 +140,17 @@ class Lanes:
                     await lane[0]()
                 finally:
                     lane.popleft()
-                    self._free.release()
+                    self._give_back()
         finally:
             for _ in lane:
                 self._free.release()
             self._lanes.pop(key, None)
+
+    def _give_back(self) -> None:
+        task = asyncio.current_task()
+        if task not in self._has_given_way:
+            self._free.release()
+        self._has_given_way.discard(task)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
