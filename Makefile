@@ -32,7 +32,7 @@ demo: setup ## stream a bundled call through everything (DEMO_ARGS="FILE ... --j
 	@$(BIN)/callstream demo $(DEMO_ARGS)
 
 test: setup test-tools ## run the tests, in two lanes (PYTEST_ARGS="-k name", "-n 0" for one)
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 lint: setup ## style, types, import directions, schemas, compose file
 	@$(SAY) "ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .

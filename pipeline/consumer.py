@@ -68,6 +68,10 @@ class StageConsumer(aiokafka_driver.Consumer):
         """Whether the app has taken everything that lies before the consumer's positions."""
         return self.has_begun and not self._in_hand
 
+    def hides_records(self, place: TP) -> bool:
+        """Whether records of the partition lie behind a transaction that is open: nobody reads them before it ends."""
+        return cast(LoopConsumer, self._thread).hides_records(place)
+
     def read_again(self) -> None:
         """Begin again at the committed offsets, and give out nothing that was fetched before."""
         self._disturbances += 1
@@ -190,7 +194,8 @@ class StageConsumer(aiokafka_driver.Consumer):
 
     async def _look(self, place: TP, offset: int) -> None:
         """Say what has become of the log. Raises LogLostError where it begins anew under our hands."""
-        expected = self.read_from = self._log.next.get(place, offset)
+        expected = self._log.next.get(place, offset)
+        self.read_from = min(expected, offset)
         match self._log.step(place, offset):
             case Step.SKIPS:
                 await self._look_for_deleted(place, expected)

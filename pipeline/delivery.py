@@ -119,7 +119,10 @@ class Lanes:
 
     @contextlib.asynccontextmanager
     async def aside(self) -> AsyncIterator[None]:
-        """Within this a job waits for what is away, and another one may be in work in its place; of too many each keeps it."""
+        """Within this a job waits for what is away, and another one may be in work in its place; of too many each keeps it.
+
+        Behind it there may be more in work than the limit, by as many as waited.
+        """
         if self._aside >= MOST_ASIDE:
             yield
             return

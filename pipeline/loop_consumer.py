@@ -101,6 +101,12 @@ class LoopConsumer(aiokafka_driver.AIOKafkaConsumerThread):
             consumer.pause(*consumer.assignment())
         await super().on_partitions_assigned(assigned, generation_id)
 
+    def hides_records(self, place: TP) -> bool:
+        """Whether what can be read ended before the partition did, at the last fetch."""
+        consumer = self._ensure_consumer()
+        end, stable_end = consumer.highwater(place), consumer.last_stable_offset(place)
+        return end is not None and stable_end is not None and 0 <= stable_end < end
+
     def let_go(self) -> None:
         """Fetch what is assigned, from where the consumer has sought to."""
         if self._is_beginning:

@@ -2,7 +2,7 @@
 
 import errno
 
-_OF_OUTPUT = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO}
+_OF_OUTPUT = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT}
 
 
 def is_of_output(error: BaseException) -> bool:

@@ -157,7 +157,7 @@ class StageRunner:
         return self._window.lanes.aside()
 
     async def is_caught_up(self, topic: str, partition: int) -> bool:
-        """Whether all that the partition holds has reached the stage; False when the broker does not answer."""
+        """Whether all that the partition holds has reached the stage; False when the broker, or a transaction, hides it."""
         offset, seen_at_s = self._last_seen.get((topic, partition), (-1, 0.0))
         place = TP(topic, partition)
         try:
@@ -168,13 +168,16 @@ class StageRunner:
             logger.warning("cannot tell whether %s/%d is read to its end: %s", topic, partition, describe_error(error))
             self._unanswered_s[topic, partition] = time.monotonic()
             return False
+        if self._consumer.hides_records(place):  # maybe of the calls that are asked for; behind it they have time again
+            self._unanswered_s[topic, partition] = time.monotonic()
+            return False
         if offset + 1 >= end:
             return True
         # The last offsets may be a transaction's markers, which reach nobody: then all that was fetched has been taken.
         return position >= end and self._consumer.has_given_all and time.monotonic() - seen_at_s > _QUIET_S
 
     def answering_since_s(self, topic: str, partition: int) -> float:
-        """Since when Kafka has answered, as far as it was asked: before that nobody could send anything."""
+        """Since when Kafka has answered in full, as far as it was asked: before that nobody could send anything."""
         return max(self._lease.answering_since_s(), self._unanswered_s.get((topic, partition), 0.0))
 
     async def _end_and_position(self, place: TP) -> tuple[int, int]:

@@ -87,6 +87,7 @@ class PinnedReferences(PartitionScan[dict[str, bytes]]):
         self._lists: dict[bytes, dict[str, bytes]] = {}  # of all partitions; packed
         self._voices: dict[bytes, bytes] = {}  # lists that follow each other share nearly all of theirs
         self._in_use: WeakValueDictionary[bytes, Enrolled] = WeakValueDictionary()
+        self._making = asyncio.Lock()
 
     def empty(self) -> dict[str, bytes]:
         """No calls."""
@@ -116,7 +117,9 @@ class PinnedReferences(PartitionScan[dict[str, bytes]]):
         if digest is None:
             return None
         if digest in self._lists and digest not in self._in_use:
-            return self.shared(await asyncio.to_thread(Enrolled, self._lists[digest]))
+            async with self._making:  # at a takeover all calls ask at once
+                if digest in self._lists and digest not in self._in_use:
+                    return self.shared(await asyncio.to_thread(Enrolled, self._lists[digest]))
         return self._in_use.get(digest)
 
     def shared(self, met: Enrolled) -> Enrolled:

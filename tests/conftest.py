@@ -1,10 +1,14 @@
 """Fixtures of every test."""
 
+import functools
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # As the command line does, and before numpy is there: with more threads products are summed in another order, to other bits.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -13,14 +17,27 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
+ROOT = Path(__file__).resolve().parent.parent
+
 pytest_plugins = ["tests.broker_fixture"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n 2` (pytest-xdist) tests run in two lanes: all that need a broker one behind the other, others file by file."""
-    for item in items:
-        lane = "broker" if item.get_closest_marker("broker") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(lane))
+class _Lanes(LoadScopeScheduling):
+    """All files with tests that need a broker one behind the other in one lane, the others file by file beside them."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _lane_of(nodeid.partition("::")[0])
+
+
+@functools.cache
+def _lane_of(file: str) -> str:
+    return "broker" if "pytest.mark.broker" in (ROOT / file).read_text() else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """How tests are spread with `-n 2` (pytest-xdist)."""
+    return _Lanes(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

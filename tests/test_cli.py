@@ -276,11 +276,18 @@ def test_a_worker_that_waits_for_kafka_says_so_and_ends_when_it_is_asked() -> No
             worker.kill()
 
 
+def _matters() -> None:
+    """These tests may run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("does_not_matter", [False, True], ids=["a terminal", "nohup"])
 def test_a_worker_ends_in_order_when_its_terminal_is_closed(does_not_matter: bool) -> None:
     values = os.environ | NOWHERE | {"CALLSTREAM_WORKER_PORT": str(free_port())}
     command = ["nohup", *CLI, "worker"] if does_not_matter else [*CLI, "worker"]
-    with subprocess.Popen(command, env=values, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as worker:
+    with subprocess.Popen(
+        command, env=values, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=_matters
+    ) as worker:
         try:
             assert worker.stderr is not None
             assert "waiting for 127.0.0.1:9" in worker.stderr.readline()

@@ -278,6 +278,22 @@ def test_jobs_that_stand_aside_give_way_to_others_and_come_back(
     assert not working | aside
 
 
+async def test_a_job_that_stood_aside_does_not_wait_for_those_behind_it() -> None:
+    """They are of its own key, and hold all the places there are."""
+    lanes, back = Lanes(1, no_crash), asyncio.Event()
+
+    async def wait() -> None:
+        async with lanes.aside():
+            await back.wait()
+
+    await lanes.submit("a", wait)
+    await asyncio.wait_for(lanes.submit("a", wait), 5)
+    back.set()
+    assert await lanes.drain(5.0)
+    await asyncio.wait_for(lanes.submit("b", wait), 5)
+    assert await lanes.drain(5.0)
+
+
 async def test_a_job_that_is_dropped_while_it_stands_aside_keeps_nobody_waiting() -> None:
     window = DeliveryWindow(1, no_crash)
     stood = asyncio.Event()

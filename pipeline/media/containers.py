@@ -14,6 +14,11 @@ _BLOCK_BYTES = 65_536
 _CHUNK = struct.Struct("<4sI")
 _RIFF_BYTES = 12  # before the first chunk
 _CHUNK_NAME = re.compile(rb"[ -~]{4}")
+_NOTES = frozenset(
+    (b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"_PMX", b"cue ", b"JUNK", b"junk", b"PAD ", b"FLLR", b"cart")
+)  # may be cut off
+_TAGS = (b"ID3", b"APETAGEX")
+_LEAST_FILL_BYTES = 16  # of one byte, as 0xFF; of zeros one will do
 _STRAY_BYTES = 1024  # behind the last chunk of a WAV: what some programs leave there, and no audio to speak of
 
 _PAGE_BYTES = 27  # of an Ogg page's header, before its table of segments
@@ -44,21 +49,31 @@ def unfinished_wav(fd: int, at: int) -> int | None:
     if data is None or sum(data) >= size:
         return None
     at, length = data
-    names, left = _behind(fd, at + length, size)
-    if not length and left:
+    if not length and _behind(fd, at, size)[1]:
         return at - 4
-    if {b"RIFF", b"data"} & names:
-        raise MediaError(SEVERAL)
-    if left > _STRAY_BYTES and not _is_silent(fd, size - left):
-        raise MediaError(MORE)
+    _check_behind(fd, at + length, size)
     return None
+
+
+def _check_behind(fd: int, at: int, size: int) -> None:
+    """Raises MediaError when there is audio from there on: notes, tags and what fills a file up are none."""
+    while at < size:
+        names, left = _behind(fd, at, size)
+        if {b"RIFF", b"data"} & names:
+            raise MediaError(SEVERAL)
+        at = size - left
+        if left <= _STRAY_BYTES or os.pread(fd, 8, at).startswith(_TAGS):
+            return
+        begin, at = at, _fill_end(fd, at)
+        if at - begin < _LEAST_FILL_BYTES and os.pread(fd, 1, begin) != b"\0":
+            raise MediaError(MORE)
 
 
 def _behind(fd: int, at: int, size: int) -> tuple[set[bytes], int]:
     """The names of the chunks of a WAV from there on, and how many bytes are left that are none."""
     names = set()
     for name, content_at, length in _chunks(fd, at, size):
-        if content_at + length > size:
+        if content_at + length > size and name not in _NOTES:
             break
         names.add(name)
         at = content_at + length + length % 2
@@ -76,8 +91,14 @@ def _chunks(fd: int, at: int, size: int) -> Iterator[tuple[bytes, int, int]]:
         at += length % 2 and not _CHUNK_NAME.fullmatch(os.pread(fd, 4, at))  # not all programs pad
 
 
-def _is_silent(fd: int, at: int) -> bool:
-    return all(block.count(0) == len(block) for _, block in _blocks(fd, at))
+def _fill_end(fd: int, at: int) -> int:
+    """Where the run of one byte ends that begins there."""
+    byte = os.pread(fd, 1, at)
+    for block_at, block in _blocks(fd, at):
+        if rest := block.lstrip(byte):
+            return block_at + len(block) - len(rest)
+        at = block_at + len(block)
+    return at
 
 
 def _blocks(fd: int, at: int, overlap: int = 0) -> Iterator[tuple[int, bytes]]:

@@ -53,7 +53,7 @@ def _source(fd: int) -> "_Source":
     at = containers.begin(fd)
     head = os.pread(fd, 64, at)
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        return _Source(fd, mended_at=containers.unfinished_wav(fd, at))
+        return _Source(fd, at, mended_at=containers.unfinished_wav(fd, at))
     if head[:4] == b"OggS":
         containers.check_ogg(fd)
     if head[:4] == b"fLaC":
@@ -64,13 +64,14 @@ def _source(fd: int) -> "_Source":
 class _Source:
     """The bytes of a file, read by libsndfile through soundfile.
 
-    `mended_at` is where four bytes are read as 0xFF, which is data to the end of the file in a WAV. An MP3 whose length is
-    hidden is counted or read to its end, where libsndfile would guess how many samples it has.
+    They begin at `base`: of a WAV behind tags libsndfile would leave out as many bytes at its end. `mended_at` is where in the
+    file four bytes are read as 0xFF, which is data to the end of the file in a WAV. An MP3 whose length is hidden is counted
+    or read to its end, where libsndfile would guess how many samples it has.
     """
 
-    def __init__(self, fd: int, *, mended_at: int | None = None, hides_length: bool = False) -> None:
-        self._fd = fd
-        self._size = os.fstat(fd).st_size
+    def __init__(self, fd: int, base: int = 0, *, mended_at: int | None = None, hides_length: bool = False) -> None:
+        self._fd, self._base = fd, base
+        self._size = os.fstat(fd).st_size - base
         self._mended_at = mended_at
         self._hides_length = hides_length
         self._at = 0
@@ -80,13 +81,13 @@ class _Source:
     def read(self, count: int) -> bytes:
         """What is next, at most so many bytes."""
         try:
-            os.lseek(self._fd, self._at, os.SEEK_SET)
+            os.lseek(self._fd, self._base + self._at, os.SEEK_SET)
             content = os.read(self._fd, count)
         except OSError as error:  # behind it are callbacks from C, through which nothing can be raised
             self._failure = error
             return b""
         begin, self._at = self._at, self._at + len(content)
-        return content if self._mended_at is None else _mend(content, self._mended_at - begin)
+        return content if self._mended_at is None else _mend(content, self._mended_at - self._base - begin)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> None:
         """Go there, if that is in the file or behind it."""
@@ -108,7 +109,7 @@ class _Source:
         if self._failure is not None:
             raise MediaError(f"cannot be read: {self._failure.strerror}")
         has_more = {"MP3": containers.has_more_mp3, "FLAC": containers.has_more_flac}.get(container)
-        if has_more is not None and has_more(self._fd, self._at):
+        if has_more is not None and has_more(self._fd, self._base + self._at):
             raise MediaError(containers.MORE)
 
 

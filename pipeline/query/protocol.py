@@ -194,7 +194,10 @@ class GuardedProtocol(H11Protocol):
 
     def _has_all(self) -> bool:
         """Whether the client's machine has all that was sent; TLS still waits then, for a last word that few clients say."""
-        unsent = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(struct.calcsize("i")))
+        connected = self.transport.get_extra_info("socket")
+        if connected is None or connected.fileno() < 0:
+            return False  # it is lost, which is about to be told
+        unsent = fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, bytes(struct.calcsize("i")))
         return self.transport.get_write_buffer_size() == 0 and not any(unsent)
 
     def _linger(self) -> None:

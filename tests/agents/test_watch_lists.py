@@ -1,7 +1,10 @@
 """What calls are compared with: the watch list as they met it, kept once for all that met the same."""
 
+import asyncio
 import json
 import threading
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,9 +12,12 @@ import numpy as np
 import pytest
 
 from agents import comparison
+from pipeline.records import Record
 from pipeline.scoring.comparison import compare
 from pipeline.scoring.enrolled import Enrolled
 from pipeline.scoring.voiceprint import DIMENSION, Voiceprint, pack
+from pipeline.settings import Settings
+from pipeline.snapshots import PinnedReferences
 from tests.agents.conftest import OpenBench
 from tests.agents.test_chain import COMPARISON, send
 from tests.harness import Bench, media_headers, sample_audio
@@ -136,3 +142,27 @@ def test_lists_that_follow_each_other_share_their_voices() -> None:
     second = Enrolled(packed | {"zoe": pack(voices(4)["3"])})
     assert first.digest != second.digest
     assert all(second.references[name] is voice for name, voice in first.references.items())
+
+
+async def test_calls_that_are_taken_over_at_once_have_their_list_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Enrolled] = []
+
+    def make(packed: Mapping[str, bytes]) -> Enrolled:
+        made.append(Enrolled(packed))
+        return made[-1]
+
+    monkeypatch.setattr("pipeline.snapshots.Enrolled", make)
+    pinned, packed = PinnedReferences(Settings(data_dir=str(tmp_path))), {name: pack(one) for name, one in voices(3).items()}
+    digest = Enrolled(packed).digest
+    pinned._lists[digest] = packed
+
+    async def of(_: Record) -> dict[str, bytes]:
+        return {str(number): digest for number in range(20)}
+
+    monkeypatch.setattr(pinned, "of", of)
+    first = Record("prints", 0, 0, b"0", b"", (), 1.0)
+    met = await asyncio.gather(*(pinned.of_call(str(number), first) for number in range(20)))
+    assert len(made) == 1
+    assert all(one is made[0] for one in met)

@@ -1,5 +1,6 @@
 """What producers of all kinds may do: any compression that Kafka knows, and transactions that come to nothing."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from pipeline.connection import librdkafka_options
 from pipeline.settings import Settings
 from tests.broker.test_chain import VAD
 from tests.harness import media_headers, sample_audio
-from tests.system import System, open_system
+from tests.system import PATIENCE_S, System, open_system
 
 pytestmark = pytest.mark.broker
 
@@ -33,10 +34,12 @@ def producer(system: System, **options: str) -> Producer:
     return Producer(librdkafka_options(system.settings) | named)
 
 
-def send(system: System, into: Producer, call_id: str, spans_s: list[tuple[float, float]], *, ends: bool = True) -> None:
+def send(
+    system: System, into: Producer, call_id: str, spans_s: list[tuple[float, float]], *, first: int = 0, ends: bool = True
+) -> None:
     """These parts of the bundled call, a chunk each."""
-    for sequence, (begin_s, end_s) in enumerate(spans_s):
-        named = media_headers(sequence, end=ends and sequence == len(spans_s) - 1)
+    for sequence, (begin_s, end_s) in enumerate(spans_s, first):
+        named = media_headers(sequence, end=ends and sequence == first + len(spans_s) - 1)
         headers: list[tuple[str, str | bytes | None]] = [(str(name), text) for name, text in named.items()]
         if sequence == 0:
             headers.append(("options", ONE_TASK))
@@ -78,3 +81,25 @@ def test_a_call_that_falls_silent_before_a_transaction_that_came_to_nothing_ends
     transactional.abort_transaction()
     assert system.wait_final("silent", {VAD})[VAD]["task"]["state"] == "done"
     assert system.transitions("never") == {}
+
+
+def test_a_call_does_not_end_while_a_transaction_hides_what_it_says(system: System) -> None:
+    """Of another producer, which may be dead: Kafka shows nothing that is behind it."""
+    call = producer(system)
+    send(system, call, "hidden", [(0, 4)], ends=False)
+    give_up_s = time.monotonic() + PATIENCE_S
+    while not system.transitions("hidden"):
+        assert time.monotonic() < give_up_s, system.logs()
+        time.sleep(0.1)
+    transactional = producer(system, transactional_id=f"{system.settings.topic_prefix}gateway")
+    transactional.init_transactions()
+    transactional.begin_transaction()
+    send(system, transactional, "never", [(0, 4)])
+    send(system, call, "hidden", [(4, 8)], first=1)
+    time.sleep(2 * IDLE_S)
+    assert system.transitions("hidden")[VAD][-1]["task"]["state"] == "running"
+    transactional.abort_transaction()
+    result = system.wait_final("hidden", {VAD})[VAD]["result"]
+    assert "missing" not in result["channels"][0]
+    assert max(segment["end_time"] for segment in result["channels"][0]["segments"]) > 7.0
+    assert system.dead_letters(b"hidden") == []

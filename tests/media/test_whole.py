@@ -117,6 +117,30 @@ def test_a_wav_may_have_other_chunks_behind_its_data(path: Path) -> None:
     assert refusal(bytes(wav(original)) + note + bytes(noise(4000, 1)), path) == MORE
 
 
+@pytest.mark.parametrize("kind", [("WAV", "PCM_16"), ("WAV", "ULAW"), ("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III")])
+@pytest.mark.parametrize("tag_bytes", [100, 20_000])
+def test_a_tag_in_front_takes_nothing_from_the_end(path: Path, kind: tuple[str, str], tag_bytes: int) -> None:
+    content = encoded(tones(2.0, 1, RATE_HZ), *kind)
+    tag = b"ID3\x03\x00\x00\x00" + bytes([tag_bytes >> 14, tag_bytes >> 7 & 127, tag_bytes & 127]) + bytes(tag_bytes)
+    expected = heard(content, path)
+    assert np.array_equal(heard(tag + content, path), expected)
+    if kind == ("WAV", "PCM_16"):
+        assert np.array_equal(heard(tag + with_lengths(bytearray(content), 0, 0), path), expected)
+
+
+def test_what_fills_a_wav_up_or_describes_it_is_no_audio(path: Path) -> None:
+    original = noise(RATE_HZ, 1)
+    note = b"LIST" + struct.pack("<I", 1800) + bytes(noise(900, 1))
+    cut, picture = b"_PMX" + struct.pack("<I", 90_000) + bytes(noise(2000, 1)), bytes(noise(20_000, 1))
+    tags = (b"ID3\x03\x00\x00\x00\x02\x00\x00" + picture, b"APETAGEX" + picture)
+    for tail in (cut, note + cut, *tags, b"\xff" * 4000, bytes(300) + note, b"\0" + note, note + b"\xff" * 4000 + note):
+        assert np.array_equal(heard(bytes(wav(original)) + tail, path), original)
+    assert heard(bytes(wav(original[:0])) + cut, path).size == 0
+    for tail in (bytes(300) + bytes(noise(4000, 1)), b"\xff" * 4000 + bytes(noise(4000, 1))):
+        assert refusal(bytes(wav(original)) + tail, path) == MORE
+    assert refusal(bytes(wav(original)) + bytes(300) + bytes(wav(original)), path) == SEVERAL
+
+
 @pytest.mark.parametrize("container", ["WAV", "FLAC", "VORBIS", "OPUS", "MP3"])
 def test_of_files_one_behind_the_other_none_is_left_out_in_silence(path: Path, container: str) -> None:
     kind = {"WAV": ("WAV", "PCM_16"), "FLAC": ("FLAC", "PCM_16"), "MP3": ("MP3", "MPEG_LAYER_III")}

@@ -18,7 +18,8 @@ from pipeline.query.view import TaskRow, View, now_ms
 from pipeline.settings import Settings
 from schemas.tasks import TaskState, Technology
 from tests.query.conftest import DAY_S, alone, replaced
-from tests.query.test_keys import KEYS, bearer, client_at, keys_toml
+from tests.query.keyrings import KEYS, bearer, keys_toml
+from tests.query.test_keys import client_at
 
 WORD = Technology.GENDER_IDENTIFICATION
 PATH = f"/api/technology/{WORD}"
