@@ -21,7 +21,7 @@ from pipeline.blobs import LocalBlobs
 from pipeline.query import server
 from pipeline.settings import load
 def hang(_):
-    print("hangs", file=sys.stderr, flush=True)
+    sys.stderr.write("hangs\\n")  # at once: `print` ends its line in a second step, and another thread writes too
     threading.Event().wait()
 LocalBlobs.entries = hang
 server.LAST_WORDS_S = 1.0
@@ -58,6 +58,8 @@ def test_the_program_ends_all_the_same(settings: Settings) -> None:
     variables = {"BROKER": settings.broker, "DATA_DIR": settings.data_dir, "PORT": "0", "GRACE_PERIOD_S": "1"}
     environment = os.environ | {f"CALLSTREAM_{name}": value for name, value in variables.items()}
     with subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment, stderr=subprocess.PIPE, text=True) as program:
+        late = threading.Timer(2 * PATIENCE_S, program.kill)  # nobody waits for a line for ever
+        late.start()
         try:
             assert program.stderr is not None
             lines = iter(program.stderr.readline, "")
@@ -67,4 +69,5 @@ def test_the_program_ends_all_the_same(settings: Settings) -> None:
             assert program.wait(PATIENCE_S) == 1
             assert [line for line in lines if "did not end within 2 s" in line]
         finally:
+            late.cancel()
             program.kill()
