@@ -44,8 +44,8 @@ class RequestStage(CallStage[Evidence]):
         log = task_log(record, technology, request.owner)
         store = open_blobs(self.settings)
         if request.lists is not None:  # before anything is said: a request whose lists are gone was answered long ago
-            async with self.frame.aside():
-                request = await until_stored(f"task {log.task_id}", with_lists, technology, request, store)
+            self.frame.give_way()
+            request = await until_stored(f"task {log.task_id}", with_lists, technology, request, store)
         await self.publisher.publish([log.pending(record.source), log.running(record.source)])
         try:
             result = await asyncio.to_thread(self.answer, request)

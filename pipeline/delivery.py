@@ -6,15 +6,14 @@ call's state holds the receipts that a successor would have to read again.
 """
 
 import asyncio
-import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import NamedTuple
 
 import msgspec
 
-MOST_ASIDE = 1000  # jobs that wait for what is away; what they hold is in memory
+MOST_GIVEN_WAY = 1000  # jobs beyond the limit that wait for what is away, or have; what they hold is in memory
 
 Acknowledge = Callable[[int], None]  # with the offset; a partition has one for all its receipts, of which many may be held
 
@@ -98,7 +97,6 @@ class Lanes:
         self._lanes: dict[Hashable, deque[Callable[[], Awaitable[None]]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_crash = on_crash
-        self._aside = 0
         self._has_given_way: set[asyncio.Task[None] | None] = set()
         self._cancelled = False
 
@@ -117,23 +115,16 @@ class Lanes:
         self._tasks.add(task)
         task.add_done_callback(self._finished)
 
-    @contextlib.asynccontextmanager
-    async def aside(self) -> AsyncIterator[None]:
-        """Within this a job waits for what is away, and another one may be in work in its place; of too many each keeps it.
+    def give_way(self) -> None:
+        """The job in work is about to wait for what is away: another may be in work in its place; of too many each keeps it.
 
-        Behind it there may be more in work than the limit, by as many as waited.
+        The place is not taken again: the jobs behind it in its lane may hold all there are. So there may be more in work
+        than the limit, by MOST_GIVEN_WAY at most.
         """
-        if self._aside >= MOST_ASIDE:
-            yield
-            return
-        self._aside += 1
-        # Not taken again: the jobs behind it in its lane may hold all there are.
-        self._has_given_way.add(asyncio.current_task())
-        self._free.release()
-        try:
-            yield
-        finally:
-            self._aside -= 1
+        task = asyncio.current_task()
+        if task not in self._has_given_way and len(self._has_given_way) < MOST_GIVEN_WAY:
+            self._has_given_way.add(task)
+            self._free.release()
 
     async def _run(self, key: Hashable) -> None:
         lane = self._lanes[key]

@@ -5,7 +5,6 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from contextlib import AbstractAsyncContextManager
 from typing import NoReturn, cast
 
 from faust.types import TP
@@ -152,9 +151,9 @@ class StageRunner:
             return
         await self._window.lanes.submit(key, job)
 
-    def aside(self) -> AbstractAsyncContextManager[None]:
-        """Within this a record in work waits for what is away, and others may be in work in its place."""
-        return self._window.lanes.aside()
+    def give_way(self) -> None:
+        """The record in work is about to wait for what is away: others may be in work in its place."""
+        self._window.lanes.give_way()
 
     async def is_caught_up(self, topic: str, partition: int) -> bool:
         """Whether all that the partition holds has reached the stage; False when the broker, or a transaction, hides it."""

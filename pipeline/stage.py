@@ -8,7 +8,6 @@ end the process, the input unacknowledged.
 import errno
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from contextlib import AbstractAsyncContextManager
 from typing import Protocol, runtime_checkable
 
 from pipeline.delivery import Receipt, describe_error
@@ -45,8 +44,8 @@ class Frame(Protocol):
     async def submit(self, key: Hashable, job: Callable[[], Awaitable[None]]) -> None:
         """Run a job behind the records of this key that wait."""
 
-    def aside(self) -> AbstractAsyncContextManager[None]:
-        """Within this a record in work waits for what is away, and others may be in work in its place."""
+    def give_way(self) -> None:
+        """The record in work is about to wait for what is away: others may be in work in its place."""
 
     async def bury(self, record: Record, error_type: DeadLetterType, message: str) -> None:
         """Send a record to `dead-letters`."""

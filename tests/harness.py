@@ -1,13 +1,11 @@
 """Runs stages without Kafka: every record that one publishes reaches those that read its topic, in order."""
 
 import asyncio
-import contextlib
 import json
 import math
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -52,8 +50,8 @@ class LocalFrame:
     async def submit(self, key: Hashable, job: Callable[[], Awaitable[None]]) -> None:
         await job()
 
-    def aside(self) -> AbstractAsyncContextManager[None]:
-        return contextlib.nullcontext()
+    def give_way(self) -> None:
+        pass
 
     async def bury(self, record: Record, error_type: DeadLetterType, message: str) -> None:
         await self.bench.publish([dead_letter(record, self.stage.name, error_type, message)])

@@ -239,52 +239,50 @@ def test_jobs_of_one_key_run_in_order_one_at_a_time_and_no_more_than_the_limit_a
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), min_size=1, max_size=20), st.integers(1, 3), st.integers(0, 4))
-def test_jobs_that_stand_aside_give_way_to_others_and_come_back(
-    jobs: list[tuple[bool, int]], limit: int, most_aside: int
-) -> None:
-    working, aside, most = set[int](), set[int](), 0
+def test_jobs_that_wait_give_way_to_others_and_come_back(jobs: list[tuple[bool, int]], limit: int, most_given_way: int) -> None:
+    working, away, most = set[int](), set[int](), 0
 
     async def main() -> None:
         nonlocal most
         lanes, back = Lanes(limit, no_crash), asyncio.Event()
 
-        async def job(number: int, yields: int, *, stands_aside: bool) -> None:
+        async def job(number: int, yields: int, *, waits: bool) -> None:
             nonlocal most
             working.add(number)
-            if stands_aside:
-                async with lanes.aside():
-                    working.discard(number)
-                    aside.add(number)
-                    await back.wait()
-                aside.discard(number)
+            if waits:
+                lanes.give_way()
+                working.discard(number)
+                away.add(number)
+                await back.wait()
+                away.discard(number)
                 working.add(number)
             for _ in range(yields):
-                most = max(most, len(working))
+                most = max(most, len(working | away))
                 await asyncio.sleep(0)
             working.discard(number)
 
-        for number, (stands_aside, yields) in enumerate(jobs):
-            if len(aside) >= most_aside:
+        for number, (waits, yields) in enumerate(jobs):
+            if len(away) >= most_given_way:
                 back.set()
-            work = functools.partial(job, number, yields, stands_aside=stands_aside)
+            work = functools.partial(job, number, yields, waits=waits)
             await lanes.submit(number, work)
         back.set()
         assert await lanes.drain(5.0)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(delivery, "MOST_ASIDE", most_aside)
+        patched.setattr(delivery, "MOST_GIVEN_WAY", most_given_way)
         asyncio.run(main())
-    assert most <= limit + most_aside
-    assert not working | aside
+    assert most <= limit + most_given_way
+    assert not working | away
 
 
-async def test_a_job_that_stood_aside_does_not_wait_for_those_behind_it() -> None:
+async def test_a_job_that_gave_way_does_not_wait_for_those_behind_it() -> None:
     """They are of its own key, and hold all the places there are."""
     lanes, back = Lanes(1, no_crash), asyncio.Event()
 
     async def wait() -> None:
-        async with lanes.aside():
-            await back.wait()
+        lanes.give_way()
+        await back.wait()
 
     await lanes.submit("a", wait)
     await asyncio.wait_for(lanes.submit("a", wait), 5)
@@ -294,14 +292,14 @@ async def test_a_job_that_stood_aside_does_not_wait_for_those_behind_it() -> Non
     assert await lanes.drain(5.0)
 
 
-async def test_a_job_that_is_dropped_while_it_stands_aside_keeps_nobody_waiting() -> None:
+async def test_a_job_that_is_dropped_when_it_has_given_way_keeps_nobody_waiting() -> None:
     window = DeliveryWindow(1, no_crash)
     stood = asyncio.Event()
 
     async def wait() -> None:
-        async with window.lanes.aside():
-            stood.set()
-            await asyncio.Event().wait()
+        window.lanes.give_way()
+        stood.set()
+        await asyncio.Event().wait()
 
     for number in range(3):
         await window.lanes.submit(number, wait)

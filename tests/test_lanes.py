@@ -11,10 +11,10 @@ FILES = ["tests/test_ended_calls.py", "tests/test_breaker.py", "tests/test_wante
 
 def test_a_file_is_in_one_lane() -> None:
     command = [sys.executable, "-m", "pytest", "-n", "2", "-v", "-p", "no:cacheprovider", *FILES]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True).stdout
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300).stdout  # whether they pass is theirs
     lanes = defaultdict(set)
     for line in shown.splitlines():
-        if line.startswith("[gw") and "PASSED" in line:
+        if line.startswith("[gw") and "::" in line:
             lanes[line.split()[-1].partition("::")[0]].add(line.partition("]")[0])
     assert {file: len(used) for file, used in lanes.items()} == dict.fromkeys(FILES, 1)
     assert len(set.union(*lanes.values())) == 2

@@ -70,7 +70,7 @@ async def test_requests_that_wait_for_the_store_leave_calls_their_place(tmp_path
     stage, crashes = GenderStage(settings), list[BaseException]()
     window = DeliveryWindow(settings.in_flight, crashes.append)
     bench = Bench(settings, stage)
-    bench.frames[0].aside = window.lanes.aside  # type: ignore[method-assign]
+    bench.frames[0].give_way = window.lanes.give_way  # type: ignore[method-assign]
     await stage.start(bench.frames[0])
 
     async def take(record: Record) -> None:
