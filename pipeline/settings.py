@@ -169,6 +169,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, Meta(description="file that `callstream calibrate` made of your recordings; empty for the built-in calibration")
     ] = ""
     host: Annotated[str, Meta(min_length=1, description="address of the query service")] = "127.0.0.1"
+    host_names: Annotated[
+        str,
+        Meta(
+            description="names, separated by commas, under which a query service without keys may be asked besides this "
+            "machine's own, such as a proxy's"
+        ),
+    ] = ""
     port: Annotated[int, Meta(ge=0, le=MAX_PORT, description="port of the query service; 0 takes a free one")] = 8080
     worker_host: Annotated[
         str, Meta(min_length=1, description="address of a worker's /health, /ready and /metrics, which ask for no key")

@@ -63,6 +63,7 @@ class DetailType(enum.StrEnum):
     KEY_UNKNOWN = "key.unknown"
     API_KEY_MISSING = "api-key.missing"
     API_KEY_INVALID = "api-key.invalid"
+    HOST_FOREIGN = "host.foreign"
     HEADERS_TOO_LARGE = "headers.too-large"
     CAPACITY_EXCEEDED = "licensing.capacity-exceeded"
 

@@ -15,6 +15,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.query.errors import JSON_TYPE, RequestRefusedError, internal
 from pipeline.query.gate import Gate
+from pipeline.query.hosts import to_origin_form
 from pipeline.query.metrics import QueryMetrics
 from schemas.media import Header
 
@@ -107,6 +108,7 @@ class Edge:
             await self.app(scope, receive, send)
             return
         began_s = time.perf_counter()
+        to_origin_form(scope)
         ids = read_ids(scope["headers"])
         scope[STATE_KEY] = ids  # type: ignore[literal-required]  # ASGI lets servers and middleware add keys
         answer = _Answer(ids, send)

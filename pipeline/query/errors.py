@@ -118,6 +118,15 @@ def key_invalid() -> RequestRefusedError:
     return _unauthorized("The API key is not known.", DetailType.API_KEY_INVALID)
 
 
+def host_foreign(header: str) -> RequestRefusedError:
+    """403 of a service without keys: meant for a host of another name, or sent by a page of one."""
+    message = "A service without API keys serves this machine's own names and pages only."
+    error = RequestError(
+        RequestErrorType.FORBIDDEN, "Request is forbidden.", [ErrorDetail(["header", header], message, DetailType.HOST_FOREIGN)]
+    )
+    return RequestRefusedError(HTTPStatus.FORBIDDEN, error)
+
+
 class _LicenceDetail(ErrorDetail, frozen=True, omit_defaults=False):
     """With its empty context, as the reference platform gives it."""
 

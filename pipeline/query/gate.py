@@ -8,6 +8,7 @@ from litestar.types import Scope
 
 from pipeline.query.addresses import client_of, counted_as, is_loopback
 from pipeline.query.errors import RequestRefusedError, head_too_large, key_invalid, key_missing, request_invalid
+from pipeline.query.hosts import HostCheck
 from pipeline.query.keys import Keyring
 from pipeline.query.owners import ANYBODY, GONE, NOBODY, STATE_KEY, Caller
 from pipeline.query.rate_limit import AtOnce, RateLimiter
@@ -50,7 +51,7 @@ class Gate:
     """Decides about each request before any of it is looked at further."""
 
     def __init__(self, settings: Settings, keyring: Keyring) -> None:
-        self._keyring = keyring
+        self._keyring, self._hosts = keyring, HostCheck(settings)
         self._inside: dict[int, Scope] = {}  # the requests with a key that are being answered
         self._requests = RateLimiter(settings.rate_limit, settings.rate_window_s)
         self._failures = RateLimiter(settings.key_failure_limit, FAILURE_WINDOW_S)
@@ -65,6 +66,8 @@ class Gate:
             scope[STATE_KEY] = NOBODY  # type: ignore[literal-required]  # ASGI lets servers and middleware add keys
             yield
             return
+        if self._keyring.is_empty:
+            self._hosts.check(scope)
         address = counted_as(client_of(scope))
         caller = ANYBODY if self._keyring.is_empty else self._holder(scope, address)
         scope[STATE_KEY] = caller  # type: ignore[literal-required]  # as above

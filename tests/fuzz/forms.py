@@ -244,7 +244,7 @@ def on_the_wire(case: int) -> bytes:
     sent, chance = request(case), chance_of(SEED + 1, case)
     line = sent.method.encode() + b" " + (sent.path or b"/") + (b"?" + sent.query if sent.query else b"") + b" HTTP/1.1\r\n"
     headers = b"".join(name + b": " + value + b"\r\n" for name, value in sent.headers if name and _TOKEN.issuperset(name))
-    head = line + b"host: query\r\nconnection: close\r\n" + headers + b"\r\n"
+    head = line + b"host: localhost\r\nconnection: close\r\n" + headers + b"\r\n"
     if chance.random() < 0.6:
         head = damaged_bytes(chance, head)
     return head + sent.body

@@ -260,7 +260,7 @@ async def test_damaged_bytes_on_the_wire_are_answered_or_dropped(system: System,
             if status and body and (fault := fault_of(status, body)):
                 faults.append(f"on_the_wire({case}): {fault}")
         alive = await _exchanged(
-            urllib.parse.urlsplit(url).port or 0, b"GET /health HTTP/1.1\r\nhost: query\r\nconnection: close\r\n\r\n"
+            urllib.parse.urlsplit(url).port or 0, b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
         )
         assert not work.done()
     print(sorted(outcomes.items()))  # noqa: T201

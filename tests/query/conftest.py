@@ -44,7 +44,7 @@ async def service(settings: Settings) -> AsyncIterator[Service]:
 def client_of(service: Service) -> httpx.AsyncClient:
     app: Any = create_app(service)  # httpx words the ASGI types in its own way
     transport = httpx.ASGITransport(app=app)
-    return httpx.AsyncClient(transport=transport, base_url="http://query")
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def settings(settings: Settings, keys_file: Path) -> Settings:
 
 def client_at(service: Service, address: tuple[str, int] = ELSEWHERE) -> httpx.AsyncClient:
     app: Any = create_app(service)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app, client=address), base_url="http://query")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app, client=address), base_url="http://localhost")
 
 
 async def test_every_route_asks_for_a_key(service: Service) -> None:

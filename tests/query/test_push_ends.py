@@ -91,7 +91,7 @@ async def stuck_reader(settings: Settings) -> AsyncIterator[tuple[Service, Calla
             work = asyncio.create_task(server.serve(sockets=[listener]))
             await server.listening.wait()
             reader.connect(listener.getsockname())
-            reader.sendall(b"GET /api/events?call_id=call HTTP/1.1\r\nhost: query\r\n\r\n")
+            reader.sendall(b"GET /api/events?call_id=call HTTP/1.1\r\nhost: localhost\r\n\r\n")
             await eventually(lambda: service.hub.listeners == 1)
             yield service, lambda: len(server.server_state.connections)
             service.hub.close()

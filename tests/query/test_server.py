@@ -76,7 +76,7 @@ async def _answer_to(url: str, *pieces: bytes) -> bytes:
 
 
 async def test_a_chunked_body_is_refused_before_its_end(settings: Settings) -> None:
-    head = f"POST {GENDER} HTTP/1.1\r\nhost: query\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+    head = f"POST {GENDER} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n".encode()
     chunks = [b"2710\r\n" + b" " * 10_000 + b"\r\n"] * (settings.max_body_bytes // 10_000 + 1)
     async with serving(settings) as (url, _):
         answer = await _answer_to(url, head, *chunks)  # no last chunk: the answer cannot wait for it
@@ -84,7 +84,7 @@ async def test_a_chunked_body_is_refused_before_its_end(settings: Settings) -> N
 
 
 async def test_an_announced_length_is_refused_before_the_body(settings: Settings) -> None:
-    head = f"POST {GENDER} HTTP/1.1\r\nhost: query\r\ncontent-length: {settings.max_body_bytes + 1}\r\n\r\n".encode()
+    head = f"POST {GENDER} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {settings.max_body_bytes + 1}\r\n\r\n".encode()
     async with serving(settings) as (url, _):
         assert (await _answer_to(url, head)).startswith(b"HTTP/1.1 413 ")
 

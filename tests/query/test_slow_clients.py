@@ -21,8 +21,8 @@ from tests.query.conftest import replaced
 
 GENDER = "/api/technology/gender-identification-voiceprints"
 PATIENCE_S = 60
-HEAD = f"POST {GENDER} HTTP/1.1\r\nhost: query\r\n".encode()
-GET = b"GET /health HTTP/1.1\r\nhost: query\r\n\r\n"
+HEAD = f"POST {GENDER} HTTP/1.1\r\nhost: localhost\r\n".encode()
+GET = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 
 class Connection(NamedTuple):
@@ -191,10 +191,10 @@ async def test_answers_of_a_server_that_stops_say_so(settings: Settings) -> None
 @pytest.mark.parametrize(
     "request_bytes",
     [
-        b"GET /health HTTP/1.1\r\nhost: query\r\nx-long: " + b"1" * 100_000,
+        b"GET /health HTTP/1.1\r\nhost: localhost\r\nx-long: " + b"1" * 100_000,
         b"GET /" + b"x" * 100_000,
-        b"GET /health HTTP/1.1\r\nhost: query\r\nx-long: " + b"1" * 40_000 + b"\r\n\r\n",
-        b"GET /health HTTP/1.1\r\nhost: query\r\n" + b"x: 1\r\n" * 150 + b"\r\n",
+        b"GET /health HTTP/1.1\r\nhost: localhost\r\nx-long: " + b"1" * 40_000 + b"\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + b"x: 1\r\n" * 150 + b"\r\n",
         b"nonsense\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\r\n" * 10,
         HEAD + b"content-length: 5\r\ncontent-length: 6\r\n\r\n",
@@ -215,7 +215,7 @@ async def test_a_client_that_does_not_read_its_answer_is_cut_off(settings: Setti
             greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             greedy.connect(("127.0.0.1", urlsplit(url).port))
             greedy.setblocking(False)
-            request = b"GET /schema HTTP/1.1\r\nhost: query\r\n\r\n"
+            request = b"GET /schema HTTP/1.1\r\nhost: localhost\r\n\r\n"
             sent, ended = 0, False
             async with asyncio.timeout(PATIENCE_S):
                 while not ended:
