@@ -213,7 +213,7 @@ def create_app(service: Service) -> ASGIApp:
             version=version("callstream"),
             description="The transitions of a call's tasks as they happen: GET /api/events?call_id=ID, as server-sent events.",
             path="/schema",
-            render_plugins=[TruePlugin(path="/")],
+            render_plugins=[TruePlugin(path="/", has_keys=not service.keyring.is_empty)],
             components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
             security=None if service.keyring.is_empty else [{"key": []}],
         ),

@@ -24,6 +24,7 @@ from litestar.openapi.spec import Parameter as SpecParameter
 from pipeline.query.edge import MAX_ID_CHARS
 from pipeline.query.errors import JSON_TYPE
 from pipeline.query.forms import CONFIG, FILE, FORM_TYPE
+from pipeline.query.gate import OPEN_PATHS
 from pipeline.query.media_requests import CAPPED, CHANNELS, CONFIGS, MAX_TIME_S
 from pipeline.query.push import MAX_WAIT_S
 from pipeline.request_lists import FIELDS
@@ -56,7 +57,7 @@ _RATE = {
     "X-RateLimit-Reset": "When the window ends (Unix time, s)",
 }
 _AGAIN = {"Retry-After": "Seconds after which to ask again"}
-_HEADERS = {"202": _IDS | _LOCATION, "429": _IDS | _RATE}
+_HEADERS = {"202": _IDS | _LOCATION, "401": _IDS | {"WWW-Authenticate": "Bearer"}, "429": _IDS | _RATE}
 READ_REFUSALS = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.NOT_FOUND,
@@ -124,21 +125,43 @@ class ReadOperation(DescribedOperation):
 
 
 class TruePlugin(JsonRenderPlugin):
-    """Renders the document with the headers of answers, and `anyOf` where Litestar says `oneOf`: a whole number is a number."""
+    """Renders the document with what the gate and the edge answer, which Litestar does not see.
+
+    And with `anyOf` where Litestar says `oneOf`: a whole number is a number.
+    """
+
+    def __init__(self, *, path: str, has_keys: bool) -> None:
+        super().__init__(path=path)
+        self._has_keys = has_keys
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         """The document as JSON."""
-        return super().render(request, _any_of(_with_headers(openapi_schema)))
+        for path, operation in _operations(openapi_schema):
+            _add_gate(path, operation, has_keys=self._has_keys)
+            _add_headers(operation["responses"])
+        return super().render(request, _any_of(openapi_schema))
 
 
-def _with_headers(document: dict[str, Any]) -> dict[str, Any]:
-    """With the headers of answers: `ResponseSpec` knows none."""
-    operations = (operation for path in document["paths"].values() for operation in path.values())
-    for responses in (operation["responses"] for operation in operations if isinstance(operation, dict)):
-        for status, response in responses.items():
-            named = _HEADERS.get(status, _IDS) | (_AGAIN if status == "503" and "404" in responses else {})
-            response["headers"] = {name: {"description": text, "schema": {"type": "string"}} for name, text in named.items()}
-    return document
+def _operations(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    paths = document["paths"].items()
+    return [(path, operation) for path, each in paths for operation in each.values() if isinstance(operation, dict)]
+
+
+def _add_gate(path: str, operation: dict[str, Any], *, has_keys: bool) -> None:
+    """Add 401 where a key is asked for, 403 where there are none and the request is for another host."""
+    if path not in OPEN_PATHS:
+        status = HTTPStatus.UNAUTHORIZED if has_keys else HTTPStatus.FORBIDDEN
+        content = {JSON_TYPE: {"schema": {"$ref": "#/components/schemas/RequestError"}}}
+        answer = {"description": REFUSALS[HTTPStatus.FORBIDDEN], "content": content}
+        operation["responses"].setdefault(str(status.value), answer)
+    elif has_keys:
+        operation["security"] = []
+
+
+def _add_headers(responses: dict[str, Any]) -> None:
+    for status, response in responses.items():
+        named = _HEADERS.get(status, _IDS) | (_AGAIN if status == "503" and "404" in responses else {})
+        response["headers"] = {name: {"description": text, "schema": {"type": "string"}} for name, text in named.items()}
 
 
 def _any_of(value: Any) -> Any:  # noqa: ANN401  # JSON

@@ -224,7 +224,7 @@ def _path(chance: random.Random) -> bytes:
 
 def _read(chance: random.Random) -> Sent:
     method = "GET" if chance.random() < 0.8 else chance.choice(_METHODS)
-    return Sent(method, _path(chance), _query(chance), _headers(chance, [(b"host", b"query")]), b"")
+    return Sent(method, _path(chance), _query(chance), _headers(chance, [(b"host", b"localhost")]), b"")
 
 
 _KINDS: list[Callable[[random.Random], Sent]] = [_from_lists, _from_lists, _from_file, _from_file, _read]

@@ -43,7 +43,7 @@ AT_ONCE = 25
 UNFINISHED_S = 0.3
 WATCHDOG_S = 60.0  # of the wall clock, where others may be at work
 MOST_GROWTH_BYTES = 100 << 20
-REFUSALS = {400, 404, 405, 413, 422}
+REFUSALS = {400, 403, 404, 405, 413, 422}
 _DETAIL_KEYS = {"location", "message", "type", "context"}
 
 

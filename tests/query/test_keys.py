@@ -69,6 +69,23 @@ async def test_every_route_asks_for_a_key(service: Service) -> None:
         assert (await client.get("/ready")).status_code == 503
 
 
+async def test_openapi_says_where_a_key_is_asked_for(service: Service) -> None:
+    async with client_at(service) as client:
+        document = (await client.get("/schema", headers=bearer("one"))).json()
+    answer = document["paths"]["/metrics"]["get"]["responses"]["401"]
+    assert set(answer["headers"]) == {"WWW-Authenticate", "x-correlation-id", "x-request-id"}
+    operations = {path: operation for path, each in document["paths"].items() for operation in each.values()}
+    assert len(operations) > 10
+    for path, operation in operations.items():
+        is_open = path in {"/health", "/ready"}
+        assert (operation.get("security") == []) is is_open
+        assert ("401" in operation["responses"]) is not is_open
+    assert document["security"] == [{"key": []}]
+    comparison = document["paths"]["/api/technology/speaker-identification-voiceprint-comparison"]
+    assert "403" in comparison["post"]["responses"]
+    assert "403" not in document["paths"]["/api/technology/voice-activity-detection"]["post"]["responses"]
+
+
 @pytest.fixture
 def no_failure_limit(settings: Settings) -> Settings:
     return replaced(settings, key_failure_limit=0)
