@@ -68,9 +68,9 @@ class StageConsumer(aiokafka_driver.Consumer):
         """Whether the app has taken everything that lies before the consumer's positions."""
         return self.has_begun and not self._in_hand
 
-    def hides_records(self, place: TP) -> bool:
-        """Whether records of the partition lie behind a transaction that is open: nobody reads them before it ends."""
-        return cast(LoopConsumer, self._thread).hides_records(place)
+    def hidden(self) -> dict[TP, int]:
+        """The partitions of which an open transaction hides records, and its first offset: nobody reads on before it ends."""
+        return cast(LoopConsumer, self._thread).hidden()
 
     def read_again(self) -> None:
         """Begin again at the committed offsets, and give out nothing that was fetched before."""

@@ -101,11 +101,17 @@ class LoopConsumer(aiokafka_driver.AIOKafkaConsumerThread):
             consumer.pause(*consumer.assignment())
         await super().on_partitions_assigned(assigned, generation_id)
 
-    def hides_records(self, place: TP) -> bool:
-        """Whether what can be read ended before the partition did, at the last fetch."""
-        consumer = self._ensure_consumer()
-        end, stable_end = consumer.highwater(place), consumer.last_stable_offset(place)
-        return end is not None and stable_end is not None and 0 <= stable_end < end
+    def hidden(self) -> dict[TP, int]:
+        """The partitions of which what can be read ended before they did, at the last fetch, and where it ended."""
+        found: dict[TP, int] = {}
+        consumer = self._consumer
+        if consumer is None:  # it has not begun, or is ending
+            return found
+        for place in consumer.assignment():
+            end, stable_end = consumer.highwater(place), consumer.last_stable_offset(place)
+            if end is not None and stable_end is not None and 0 <= stable_end < end:
+                found[TP(*place)] = stable_end
+        return found
 
     def let_go(self) -> None:
         """Fetch what is assigned, from where the consumer has sought to."""

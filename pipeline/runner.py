@@ -19,6 +19,7 @@ from pipeline.publishing import FaustPublisher, Publisher, RecordTooLargeError, 
 from pipeline.records import Record, shown_key
 from pipeline.settings import Settings
 from pipeline.stage import ExhaustedError, NotProcessedError, Stage, process_record
+from pipeline.transactions import OpenTransactions
 from schemas.errors import DeadLetterType
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class StageRunner:
         self._left: set[bytes] = set()  # keys of which a record was not processed: none behind it may be
         self._joined = False
         self._window = DeliveryWindow(settings.in_flight, self._crash)
+        self._transactions = OpenTransactions(settings.idle_timeout_s)
         self._last_seen: dict[tuple[str, int], tuple[int, float]] = {}
         self._unanswered_s: dict[tuple[str, int], float] = {}
         self._acknowledgers: dict[TP, Acknowledge] = {}
@@ -167,7 +169,7 @@ class StageRunner:
             logger.warning("cannot tell whether %s/%d is read to its end: %s", topic, partition, describe_error(error))
             self._unanswered_s[topic, partition] = time.monotonic()
             return False
-        if self._consumer.hides_records(place):  # maybe of the calls that are asked for; behind it they have time again
+        if place in self._consumer.hidden():  # maybe of the calls that are asked for; behind it they have time again
             self._unanswered_s[topic, partition] = time.monotonic()
             return False
         if offset + 1 >= end:
@@ -187,6 +189,7 @@ class StageRunner:
         while not self.app.should_stop:
             await asyncio.sleep(TICK_S)
             await self.stage.tick()
+            self._transactions.look(self._consumer.hidden(), time.monotonic())
             if self._window.held_s() > self.settings.grace_period_s + _SEEK_S:
                 self._crash(LostPlaceError("records that a rebalance dropped did not come again; a new process reads them"))
 

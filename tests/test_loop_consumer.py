@@ -85,7 +85,7 @@ async def test_one_that_never_began_can_be_stopped(member: LoopConsumer) -> None
 def test_what_is_replaced_in_the_libraries_is_still_there() -> None:
     """Under other names it would not be replaced any more, and an idle worker would cost what it did, in silence."""
     replaced = {name for name in vars(LoopConsumer) if hasattr(Service, name) or hasattr(AIOKafkaConsumerThread, name)}
-    ours = {"_is_beginning", "hides_records", "let_go"}
+    ours = {"_is_beginning", "hidden", "let_go"}
     assert {name for name in vars(LoopConsumer) if not name.startswith("__")} - ours <= replaced | {"abstract"}
     for method in (AIOKafkaConsumer.__init__, AIOKafkaConsumer.start):  # where it is set, and given to the fetcher
         assert "_consumer_timeout" in method.__code__.co_names

@@ -97,6 +97,7 @@ def test_a_call_does_not_end_while_a_transaction_hides_what_it_says(system: Syst
     send(system, transactional, "never", [(0, 4)])
     send(system, call, "hidden", [(4, 8)], first=1)
     time.sleep(2 * IDLE_S)
+    assert "a producer's transaction that begins at offset 1 has been open" in system.logs()
     assert system.transitions("hidden")[VAD][-1]["task"]["state"] == "running"
     transactional.abort_transaction()
     result = system.wait_final("hidden", {VAD})[VAD]["result"]
