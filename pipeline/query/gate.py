@@ -7,8 +7,8 @@ from urllib.parse import unquote_to_bytes
 from litestar.types import Scope
 
 from pipeline.query.addresses import client_of, counted_as, is_loopback
-from pipeline.query.errors import RequestRefusedError, head_too_large, key_invalid, key_missing, request_invalid
-from pipeline.query.hosts import HostCheck
+from pipeline.query.errors import RequestRefusedError, head_too_large, host_foreign, key_invalid, key_missing, request_invalid
+from pipeline.query.hosts import OwnHosts
 from pipeline.query.keys import Keyring
 from pipeline.query.owners import ANYBODY, GONE, NOBODY, STATE_KEY, Caller
 from pipeline.query.rate_limit import AtOnce, RateLimiter
@@ -51,7 +51,7 @@ class Gate:
     """Decides about each request before any of it is looked at further."""
 
     def __init__(self, settings: Settings, keyring: Keyring) -> None:
-        self._keyring, self._hosts = keyring, HostCheck(settings)
+        self._keyring, self._hosts = keyring, OwnHosts(settings)
         self._inside: dict[int, Scope] = {}  # the requests with a key that are being answered
         self._requests = RateLimiter(settings.rate_limit, settings.rate_window_s)
         self._failures = RateLimiter(settings.key_failure_limit, FAILURE_WINDOW_S)
@@ -66,8 +66,8 @@ class Gate:
             scope[STATE_KEY] = NOBODY  # type: ignore[literal-required]  # ASGI lets servers and middleware add keys
             yield
             return
-        if self._keyring.is_empty:
-            self._hosts.check(scope)
+        if self._keyring.is_empty and (header := self._hosts.foreign(scope)):
+            raise host_foreign(header)
         address = counted_as(client_of(scope))
         caller = ANYBODY if self._keyring.is_empty else self._holder(scope, address)
         scope[STATE_KEY] = caller  # type: ignore[literal-required]  # as above
@@ -90,7 +90,10 @@ class Gate:
     def _is_open(self, scope: Scope) -> bool:
         # Everything else needs a key, also a path that leads nowhere: no spelling of a path gets around it.
         path = scope["path"].rstrip("/")
-        return path in OPEN_PATHS or (path == METRICS_PATH and is_loopback(client_of(scope)))
+        return path in OPEN_PATHS or (path == METRICS_PATH and self._is_local(scope))
+
+    def _is_local(self, scope: Scope) -> bool:
+        return is_loopback(client_of(scope)) and self._hosts.foreign(scope) is None
 
     def _check_rate(self, client: str, caller: Caller) -> None:
         refusal = self._requests.refusal(client, caller.rate_limit)

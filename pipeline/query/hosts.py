@@ -10,26 +10,26 @@ from urllib.parse import unquote, urlsplit
 from litestar.types import Scope
 
 from pipeline.query.addresses import is_loopback
-from pipeline.query.errors import host_foreign
 from pipeline.settings import Settings
 
 _ABSOLUTE = (b"http://", b"https://")
 
 
-class HostCheck:
-    """Lets in what is meant for this machine, by a name of its own, and comes from no page or one of its own."""
+class OwnHosts:
+    """Knows what is meant for this machine, by a name of its own, and comes from no page or one of its own."""
 
     def __init__(self, settings: Settings) -> None:
         self._names = {_plain(name) for name in (settings.host, *settings.host_names.split(","))} - {""}
 
-    def check(self, scope: Scope) -> None:
-        """Raises RequestRefusedError. Programs send no origin (RFC 6454, 7), and those of HTTP/1.0 maybe no host."""
+    def foreign(self, scope: Scope) -> str | None:
+        """The header that names another host, if one does. Programs send no origin (RFC 6454, 7), of HTTP/1.0 maybe no host."""
         for name, value in scope["headers"]:
             text = value.decode("latin-1")
             if name == b"host" and not self._is_ours(f"//{text}"):
-                raise host_foreign("host")
+                return "host"
             if name == b"origin" and not self._is_ours(text):
-                raise host_foreign("origin")
+                return "origin"
+        return None
 
     def _is_ours(self, url: str) -> bool:
         try:
