@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ MAX_DEAD_LETTER_BYTES = 8 * 1_048_576
 
 _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
+logger = logging.getLogger(__name__)
+
 _ATTEMPTS = 3
 _REQUEST_TIMEOUT_S = 10.0
 _BACKOFF_S = 1.0
@@ -134,6 +137,7 @@ def _existing(client: AdminClient, settings: Settings, attempts: int, timeout_s:
                 reason = error.args[0].str()
                 what = f"no Kafka broker answers at {settings.broker} ({reason})"
                 raise TopicsError(f"{what}; start one, or look at CALLSTREAM_BROKER and CALLSTREAM_KAFKA_SECURITY") from None
+            logger.warning("callstream: %s does not answer yet, trying again", settings.broker)
             time.sleep(_BACKOFF_S)
         else:
             return topics.keys() & wanted.keys()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.accuracy.report import Report
 
 EXTRA = frozenset({"matplotlib", "scipy", "sklearn"})  # what the extra `accuracy` installs, by its modules
-_MISSING = 'evaluation needs more packages: pip install ".[accuracy]"'
+_MISSING = 'evaluation needs matplotlib, scikit-learn and scipy, the extra "accuracy"'
 _NOISE_NAME = "noise.csv"
 
 

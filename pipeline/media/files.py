@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.audio import g711
 from pipeline.audio.resampling import Int16Stream
 from pipeline.media.errors import MediaError
-from pipeline.media.whole import WholeFile
+from pipeline.media.whole import WholeFile, can_seek
 from schemas.media import MAX_CHANNELS, MAX_CHUNK_BYTES, SAMPLE_RATES_HZ, AudioFormat, Encoding
 from schemas.requests import ChannelMode
 
@@ -185,7 +185,8 @@ def _open(fd: int, *, is_trusted: bool) -> WholeFile:
     try:
         file = WholeFile(fd)
     except soundfile.LibsndfileError as error:
-        raise MediaError(f"{_UNREADABLE}: {_text(error)}") from None
+        through = "" if can_seek(fd) else " through a pipe, which not every format can be: try the file itself"
+        raise MediaError(f"{_UNREADABLE}{through}: {_text(error)}") from None
     if not is_trusted:
         _check_format(file)
     return file

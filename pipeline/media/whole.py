@@ -25,7 +25,7 @@ class WholeFile(soundfile.SoundFile):
     """
 
     def __init__(self, fd: int) -> None:
-        self._source = _source(fd) if _can_seek(fd) else None
+        self._source = _source(fd) if can_seek(fd) else None
         file: Any = self._source or fd
         super().__init__(file, closefd=False)
 
@@ -41,7 +41,8 @@ class WholeFile(soundfile.SoundFile):
             self._source.check_end(self.format)
 
 
-def _can_seek(fd: int) -> bool:
+def can_seek(fd: int) -> bool:
+    """Whether it is a file, and no pipe."""
     try:
         return os.lseek(fd, 0, os.SEEK_CUR) >= 0
     except OSError:

