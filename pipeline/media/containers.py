@@ -3,13 +3,22 @@
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from pipeline.media.errors import MediaError
 
 SEVERAL = "holds several recordings one behind the other: give each as a file of its own"
 MORE = "is damaged, or holds several recordings: there is audio behind what can be decoded"
 _BLOCK_BYTES = 65_536
+
+# Far more than is in a file of half a day. Who makes more of them wants to keep a decoder busy.
+_MOST_CHUNKS = 10_000
+_MOST_TAGS = 1_000
+_MOST_PAGES = 3_000_000
+_MOST_FALSE_PAGES = 10_000
+_MOST_FALSE_FRAMES = 1_000_000
+_Part = TypeVar("_Part")
 
 _CHUNK = struct.Struct("<4sI")
 _RIFF_BYTES = 12  # before the first chunk
@@ -39,13 +48,22 @@ _LONGEST_ROW_BYTES = 5 * 1441 + 4
 _FRAME_COUNT = re.compile(rb"(?s:(?:Xing|Info)...[\x01\x03\x05\x07\x09\x0b\x0d\x0f](.{4}))")
 
 
+def _at_most(most: int, parts: Iterable[_Part]) -> Iterator[_Part]:
+    """These parts of a file. Raises MediaError where there are more."""
+    for number, part in enumerate(parts):
+        if number == most:
+            raise MediaError(f"is damaged: it has more than {most:,} parts of one kind")
+        yield part
+
+
 def unfinished_wav(fd: int, at: int) -> int | None:
     """Where the header of the WAV that begins there has the length of its data, if that was never written; else None.
 
     Raises MediaError when there is audio behind the data.
     """
     size = os.fstat(fd).st_size
-    data = next((place for name, *place in _chunks(fd, at + _RIFF_BYTES, size) if name == b"data"), None)
+    chunks = _at_most(_MOST_CHUNKS, _chunks(fd, at + _RIFF_BYTES, size))
+    data = next((place for name, *place in chunks if name == b"data"), None)
     if data is None or sum(data) >= size:
         return None
     at, length = data
@@ -57,7 +75,7 @@ def unfinished_wav(fd: int, at: int) -> int | None:
 
 def _check_behind(fd: int, at: int, size: int) -> None:
     """Raises MediaError when there is audio from there on: notes, tags and what fills a file up are none."""
-    while at < size:
+    for _ in range(_MOST_CHUNKS):
         names, left = _behind(fd, at, size)
         if {b"RIFF", b"data"} & names:
             raise MediaError(SEVERAL)
@@ -66,13 +84,14 @@ def _check_behind(fd: int, at: int, size: int) -> None:
             return
         begin, at = at, _fill_end(fd, at)
         if at - begin < _LEAST_FILL_BYTES and os.pread(fd, 1, begin) != b"\0":
-            raise MediaError(MORE)
+            break
+    raise MediaError(MORE)
 
 
 def _behind(fd: int, at: int, size: int) -> tuple[set[bytes], int]:
     """The names of the chunks of a WAV from there on, and how many bytes are left that are none."""
     names = set()
-    for name, content_at, length in _chunks(fd, at, size):
+    for name, content_at, length in _at_most(_MOST_CHUNKS, _chunks(fd, at, size)):
         if content_at + length > size and name not in _NOTES:
             break
         names.add(name)
@@ -120,7 +139,7 @@ def _find(fd: int, wanted: re.Pattern[bytes], at: int) -> int | None:
 def check_ogg(fd: int) -> None:
     """Raises MediaError when there are several streams of audio, of which libsndfile hears the first."""
     streams = 0
-    for at, head in _pages(fd):
+    for at, head in _at_most(_MOST_PAGES, _pages(fd)):
         if head[5] & _IS_FIRST_PAGE:
             streams += os.pread(fd, 8, at + len(head)).startswith(_OGG_AUDIO)
         if streams > 1:
@@ -129,13 +148,15 @@ def check_ogg(fd: int) -> None:
 
 def _pages(fd: int) -> Iterator[tuple[int, bytes]]:
     """Where each page of an Ogg file begins, and its header."""
-    at = _find(fd, _OGG_PAGE, 0)
+    at, damages = _find(fd, _OGG_PAGE, 0), 0
     while at is not None:
         head = os.pread(fd, _PAGE_BYTES + 255, at)
         if len(head) < _PAGE_BYTES:
             return
         if head[:4] != b"OggS":
-            at = _find(fd, _OGG_PAGE, at + 1)
+            at, damages = _find(fd, _OGG_PAGE, at + 1), damages + 1
+            if damages > _MOST_FALSE_PAGES:
+                raise MediaError(f"is damaged: {damages:,} of its pages are not where they should be")
             continue
         head = head[: _PAGE_BYTES + head[_PAGE_BYTES - 1]]
         yield at, head
@@ -166,10 +187,14 @@ def _first_flac_frame(fd: int) -> int:
 
 def begin(fd: int) -> int:
     """Where a file begins behind its ID3 tags."""
+    return max(_at_most(_MOST_TAGS, _tag_ends(fd)), default=0)
+
+
+def _tag_ends(fd: int) -> Iterator[int]:
     at = 0
     while (head := os.pread(fd, 10, at))[:3] == b"ID3" and len(head) == 10:
         at += 10 + sum((head[6 + number] & 0x7F) << 21 - 7 * number for number in range(4))
-    return at
+        yield at
 
 
 def is_mp3_of_unknown_length(head: bytes) -> bool:
@@ -180,10 +205,9 @@ def is_mp3_of_unknown_length(head: bytes) -> bool:
 
 def has_more_mp3(fd: int, at: int) -> bool:
     """Whether frames of MP3 are from there on."""
-    for _, block in _blocks(fd, at, overlap=_LONGEST_ROW_BYTES):
-        if any(_is_row(block, found.start()) for found in _LAYER_III.finditer(block)):
-            return True
-    return False
+    blocks = _blocks(fd, at, overlap=_LONGEST_ROW_BYTES)
+    frames = ((block, found.start()) for _, block in blocks for found in _LAYER_III.finditer(block))
+    return any(_is_row(block, begin) for block, begin in _at_most(_MOST_FALSE_FRAMES, frames))
 
 
 def _is_row(block: bytes, at: int) -> bool:

@@ -35,7 +35,10 @@ class WholeFile(soundfile.SoundFile):
 
     def parts(self, frames: int, dtype: Literal["int16", "float32"]) -> Iterator[NDArray[Any]]:
         """All of it, (n, channels) with at most so many frames at once. Raises MediaError, soundfile.LibsndfileError."""
-        while len(part := self.read(frames, dtype=dtype, always_2d=True)):
+        # Asked for more than there is, libFLAC takes a tag behind the last frame for one that is damaged.
+        left = self.frames if self.format == "FLAC" else _UNKNOWN_BYTES
+        while len(part := self.read(min(frames, left), dtype=dtype, always_2d=True)):
+            left -= len(part)
             yield part
         if self._source is not None:
             self._source.check_end(self.format)

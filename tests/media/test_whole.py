@@ -167,6 +167,31 @@ def test_flac_behind_the_number_of_samples(path: Path) -> None:
     assert len(heard(bytes(content), path)) == 4 * RATE_HZ
 
 
+@pytest.mark.parametrize("seconds", [0.02, 0.3, 3.0, 3.2, 19.9])
+def test_what_stands_behind_flac_is_no_audio(path: Path, seconds: float) -> None:
+    content = encoded(tones(seconds, 1, RATE_HZ), "FLAC", "PCM_16")
+    expected = heard(content, path)
+    assert len(expected) == round(seconds * RATE_HZ)
+    for tail in (b"TAG" + bytes(125), b"APETAGEX" + bytes(24) + b"abc" * 3000, b"\n", bytes(5000)):
+        assert np.array_equal(heard(content + tail, path), expected)
+
+
+def test_no_file_keeps_the_search_for_its_parts_busy(path: Path) -> None:
+    """Each of these would take minutes of a decoder's time, without a sign of life; a tenth of it is enough to be refused."""
+    small = wav(noise(RATE_HZ, 1))
+    begin = bytes(small[:12])
+    hostile = {
+        "pages": b"OggS" + (b"OggS" + bytes(23) + b"x") * 20_000,
+        "chunks": begin + (b"JUNK" + bytes(4)) * 20_000,
+        "chunks behind": bytes(small) + (b"JUNK" + bytes(4)) * 20_000,
+        "fill": bytes(small) + (b"\0JUNK" + bytes(4)) * 20_000 + b"rest" * 1000,
+        "tags": (b"ID3" + bytes(7)) * 2_000,
+        "frames": without_count(mp3(1.0)) + b"\xff\xfb" * 1_100_000,
+    }
+    for name, content in hostile.items():
+        assert refusal(content, path).startswith("the file is damaged"), name
+
+
 def test_a_file_that_fails_while_it_is_read_is_not_at_its_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(wav(noise(RATE_HZ, 1)))
     read = os.read
