@@ -67,6 +67,13 @@ def _watch(runners: Sequence[StageRunner], settings: Settings, pulse: Pulse, has
         _end_unfinished(runners, settings.grace_period_s)
 
 
+def end_soon(code: int) -> None:
+    """End a process that is to end and may not bring itself to: Python waits without end for threads that a hung disk holds."""
+    timer = threading.Timer(_LAST_WORDS_S, os._exit, [code])
+    timer.daemon = True
+    timer.start()
+
+
 def _look_for_faults(runners: Sequence[StageRunner]) -> None:
     for runner in runners:
         runner.app.lease.tell()

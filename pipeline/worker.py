@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 import stamina
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
+from pipeline import watchdog
 from pipeline.app import END_SIGNALS, CallstreamWorker, UnknownAgentError, build_app, installed_agents
 from pipeline.breaker import EXIT_BREAKER
 from pipeline.delivery import describe_error
@@ -117,6 +118,7 @@ def run(names: Sequence[str], settings: Settings) -> int:
         if settings.dead_letter_hold and not worker.was_asked_to_end:
             worker.has_ended.set()
             asyncio.run(_until(health, _for_ever()))
+            watchdog.end_soon(EXIT_BREAKER)  # the one that looked on has ended with the agents
         return EXIT_BREAKER
     return code
 

@@ -200,3 +200,20 @@ def test_a_process_whose_loop_stands_still_ends_and_says_where() -> None:
     assert (ended.returncode, ended.stdout) == (EXIT_ZOMBIE, "turned\n")
     assert "the event loop stands still" in ended.stderr
     assert "in main" in ended.stderr
+
+
+HANGS = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pipeline import watchdog
+
+watchdog._LAST_WORDS_S = 0.5
+ThreadPoolExecutor().submit(threading.Event().wait)  # as on a disk that hangs
+watchdog.end_soon(78)
+print("asked to end", flush=True)
+"""
+
+
+def test_a_process_that_is_to_end_waits_for_no_thread_that_hangs() -> None:
+    ended = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=100, check=False)
+    assert (ended.returncode, ended.stdout) == (78, "asked to end\n")
