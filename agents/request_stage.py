@@ -7,15 +7,16 @@ from typing import TypeVar
 import msgspec
 
 from agents.call_stage import CallStage
-from pipeline.blobs import open_blobs
+from pipeline.blobs import BlobStore, open_blobs
 from pipeline.delivery import Receipt
 from pipeline.records import DeadLetterError, Record
 from pipeline.start_tasks import ListsError, owner, read_start_task, task_log, with_lists
 from pipeline.storing import done, until_stored
-from pipeline.transitions import failed, rejected
+from pipeline.transitions import TaskLog, failed, rejected
 from schemas.requests import StartTask
 
 Evidence = TypeVar("Evidence")
+_STORE_ANSWERS_WITHIN_S = 2.0  # or it is away
 
 
 class RequestStage(CallStage[Evidence]):
@@ -44,8 +45,7 @@ class RequestStage(CallStage[Evidence]):
         log = task_log(record, technology, request.owner)
         store = open_blobs(self.settings)
         if request.lists is not None:  # before anything is said: a request whose lists are gone was answered long ago
-            self.frame.give_way()
-            request = await until_stored(f"task {log.task_id}", with_lists, technology, request, store)
+            request = await self._with_lists(log, request, store)
         await self.publisher.publish([log.pending(record.source), log.running(record.source)])
         try:
             result = await asyncio.to_thread(self.answer, request)
@@ -54,6 +54,16 @@ class RequestStage(CallStage[Evidence]):
         else:
             final = await done(log, record.source, result, store)
         await self.publisher.publish([final])
+
+    async def _with_lists(self, log: TaskLog, request: StartTask, store: BlobStore) -> StartTask:
+        loading = asyncio.create_task(until_stored(f"task {log.task_id}", with_lists, self.technology, request, store))
+        try:
+            await asyncio.wait({loading}, timeout=_STORE_ANSWERS_WITHIN_S)
+            if not loading.done():
+                self.frame.give_way()
+            return await loading
+        finally:
+            loading.cancel()
 
     async def fail(self, record: Record, message: str) -> None:
         """Fail the task of this record."""

@@ -3,11 +3,13 @@
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from pipeline.runner import StageRunner
 from pipeline.settings import Settings
@@ -16,6 +18,52 @@ from pipeline.stage import Counting
 logger = logging.getLogger(__name__)
 
 _AGES_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+
+
+_COUNTERS = {
+    "records": "Records that the agent was given, those that came again with the others",
+    "dead_letters": "Records that the agent buried, those that came again with the others",
+    "drafts_begun": "Drafts that models heard",
+    "drafts_used": "Drafts whose utterance then ended as they did",
+}
+_GAUGES = {
+    "unacknowledged": "Records whose offsets are held",
+    "dead_letter_streak": "Calls with buried records since the last good record",
+    "dead_letter_window": "Buried records among the last ones",
+    "breaker_open": "1 when the agent has buried too much, and does nothing more",
+}
+
+
+class _Told(Collector):
+    """What the runners say of themselves at the time that they are asked."""
+
+    def __init__(self, runners: Sequence[StageRunner]) -> None:
+        self._runners = runners
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        """A family for each name, with a sample for each agent that counts it."""
+        told = {runner.stage.name: _counts(runner) for runner in self._runners}
+        for name in sorted({name for counts in told.values() for name in counts}):
+            kind = GaugeMetricFamily if name in _GAUGES else CounterMetricFamily
+            text = (_GAUGES | _COUNTERS).get(name, f"{name} of an agent")
+            family = kind(f"callstream_{name}", text, labels=["agent"])
+            for agent, counts in told.items():
+                if name in counts:
+                    family.add_metric([agent], counts[name])
+            yield family
+
+
+def _counts(runner: StageRunner) -> Mapping[str, int]:
+    own = runner.stage.counts() if isinstance(runner.stage, Counting) else {}
+    return {
+        "records": runner.records_count,
+        "dead_letters": runner.dead_letters_count,
+        "dead_letter_streak": runner.breaker.streak_count,
+        "dead_letter_window": runner.breaker.buried_count,
+        "breaker_open": int(runner.breaker.is_open),
+        "unacknowledged": runner.unacknowledged(),
+        **own,
+    }
 
 
 class HealthServer:
@@ -27,7 +75,8 @@ class HealthServer:
         self._listener = _listener(settings) if settings.worker_port else None
         self._runner: web.AppRunner | None = None
         self._registry = CollectorRegistry()
-        self._gauges: dict[str, Gauge] = {}
+        self._registry.register(_Told(runners))
+        ProcessCollector(registry=self._registry)
         text = "How old a record was, by its timestamp, when an agent had dealt with it"
         self._ages = Histogram("callstream_record_age_seconds", text, ["agent"], registry=self._registry, buckets=_AGES_S)
 
@@ -48,11 +97,6 @@ class HealthServer:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    def _gauge(self, name: str) -> Gauge:
-        if name not in self._gauges:
-            self._gauges[name] = Gauge(f"callstream_{name}", f"{name} of an agent", ["agent"], registry=self._registry)
-        return self._gauges[name]
-
     async def _health(self, _request: web.Request) -> web.Response:
         return web.json_response({"status": "up"})
 
@@ -62,17 +106,6 @@ class HealthServer:
         return web.Response(body=body, content_type="application/json", status=200 if all(agents.values()) else 503)
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        for runner in self._runners:
-            counts = {
-                "records": runner.records_count,
-                "dead_letters": runner.dead_letters_count,
-                "dead_letter_streak": runner.breaker.streak_count,
-                "unacknowledged": runner.unacknowledged(),
-            }
-            if isinstance(runner.stage, Counting):
-                counts |= runner.stage.counts()
-            for name, count in counts.items():
-                self._gauge(name).labels(runner.stage.name).set(count)
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

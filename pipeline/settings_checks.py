@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 MAX_PORT = 65_535
+_HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 
 
 def fault_of(settings: Settings) -> str | None:
@@ -30,7 +32,9 @@ def _host_fault(settings: Settings) -> str | None:
             host.encode("idna")
         except UnicodeError:
             return f"{name}: {host!r} is no host"
-    return None
+    names = [name.strip() for name in settings.host_names.split(",")]
+    bad = next((name for name in names if name and not _HOST_NAME.fullmatch(name)), None)
+    return None if bad is None else f"HOST_NAMES: {bad!r} is no name of a host: no scheme, port or *, and in ASCII (xn--…)"
 
 
 def _kafka_fault(settings: Settings) -> str | None:

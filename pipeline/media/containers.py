@@ -12,10 +12,9 @@ SEVERAL = "holds several recordings one behind the other: give each as a file of
 MORE = "is damaged, or holds several recordings: there is audio behind what can be decoded"
 _BLOCK_BYTES = 65_536
 
-# Far more than is in a file of half a day. Who makes more of them wants to keep a decoder busy.
-_MOST_CHUNKS = 10_000
+# More of them are in no file that is to be heard, but in one that is to keep a decoder busy.
+_MOST_CHUNKS = 100_000
 _MOST_TAGS = 1_000
-_MOST_PAGES = 3_000_000
 _MOST_FALSE_PAGES = 10_000
 _MOST_FALSE_FRAMES = 1_000_000
 _Part = TypeVar("_Part")
@@ -48,12 +47,23 @@ _LONGEST_ROW_BYTES = 5 * 1441 + 4
 _FRAME_COUNT = re.compile(rb"(?s:(?:Xing|Info)...[\x01\x03\x05\x07\x09\x0b\x0d\x0f](.{4}))")
 
 
-def _at_most(most: int, parts: Iterable[_Part]) -> Iterator[_Part]:
-    """These parts of a file. Raises MediaError where there are more."""
-    for number, part in enumerate(parts):
-        if number == most:
-            raise MediaError(f"is damaged: it has more than {most:,} parts of one kind")
-        yield part
+class _Budget:
+    """How many parts of a file are looked at, in all."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+
+    def spend(self) -> None:
+        """Look at one more. Raises MediaError where that is too many."""
+        if not self._left:
+            raise MediaError(f"is damaged: it has more than {self._most:,} parts of one kind")
+        self._left -= 1
+
+    def of(self, parts: Iterable[_Part]) -> Iterator[_Part]:
+        """These parts. Raises MediaError where they are too many."""
+        for part in parts:
+            self.spend()
+            yield part
 
 
 def unfinished_wav(fd: int, at: int) -> int | None:
@@ -62,21 +72,23 @@ def unfinished_wav(fd: int, at: int) -> int | None:
     Raises MediaError when there is audio behind the data.
     """
     size = os.fstat(fd).st_size
-    chunks = _at_most(_MOST_CHUNKS, _chunks(fd, at + _RIFF_BYTES, size))
-    data = next((place for name, *place in chunks if name == b"data"), None)
+    budget = _Budget(_MOST_CHUNKS)
+    chunks = _chunks(fd, at + _RIFF_BYTES, size)
+    data = next((place for name, *place in budget.of(chunks) if name == b"data"), None)
     if data is None or sum(data) >= size:
         return None
     at, length = data
-    if not length and _behind(fd, at, size)[1]:
+    if not length and _behind(fd, at, size, budget)[1]:
         return at - 4
-    _check_behind(fd, at + length, size)
+    _check_behind(fd, at + length, size, budget)
     return None
 
 
-def _check_behind(fd: int, at: int, size: int) -> None:
+def _check_behind(fd: int, at: int, size: int, budget: _Budget) -> None:
     """Raises MediaError when there is audio from there on: notes, tags and what fills a file up are none."""
-    for _ in range(_MOST_CHUNKS):
-        names, left = _behind(fd, at, size)
+    while at < size:
+        budget.spend()
+        names, left = _behind(fd, at, size, budget)
         if {b"RIFF", b"data"} & names:
             raise MediaError(SEVERAL)
         at = size - left
@@ -84,14 +96,13 @@ def _check_behind(fd: int, at: int, size: int) -> None:
             return
         begin, at = at, _fill_end(fd, at)
         if at - begin < _LEAST_FILL_BYTES and os.pread(fd, 1, begin) != b"\0":
-            break
-    raise MediaError(MORE)
+            raise MediaError(MORE)
 
 
-def _behind(fd: int, at: int, size: int) -> tuple[set[bytes], int]:
+def _behind(fd: int, at: int, size: int, budget: _Budget) -> tuple[set[bytes], int]:
     """The names of the chunks of a WAV from there on, and how many bytes are left that are none."""
     names = set()
-    for name, content_at, length in _at_most(_MOST_CHUNKS, _chunks(fd, at, size)):
+    for name, content_at, length in budget.of(_chunks(fd, at, size)):
         if content_at + length > size and name not in _NOTES:
             break
         names.add(name)
@@ -139,7 +150,7 @@ def _find(fd: int, wanted: re.Pattern[bytes], at: int) -> int | None:
 def check_ogg(fd: int) -> None:
     """Raises MediaError when there are several streams of audio, of which libsndfile hears the first."""
     streams = 0
-    for at, head in _at_most(_MOST_PAGES, _pages(fd)):
+    for at, head in _pages(fd):
         if head[5] & _IS_FIRST_PAGE:
             streams += os.pread(fd, 8, at + len(head)).startswith(_OGG_AUDIO)
         if streams > 1:
@@ -187,7 +198,7 @@ def _first_flac_frame(fd: int) -> int:
 
 def begin(fd: int) -> int:
     """Where a file begins behind its ID3 tags."""
-    return max(_at_most(_MOST_TAGS, _tag_ends(fd)), default=0)
+    return max(_Budget(_MOST_TAGS).of(_tag_ends(fd)), default=0)
 
 
 def _tag_ends(fd: int) -> Iterator[int]:
@@ -207,7 +218,7 @@ def has_more_mp3(fd: int, at: int) -> bool:
     """Whether frames of MP3 are from there on."""
     blocks = _blocks(fd, at, overlap=_LONGEST_ROW_BYTES)
     frames = ((block, found.start()) for _, block in blocks for found in _LAYER_III.finditer(block))
-    return any(_is_row(block, begin) for block, begin in _at_most(_MOST_FALSE_FRAMES, frames))
+    return any(_is_row(block, begin) for block, begin in _Budget(_MOST_FALSE_FRAMES).of(frames))
 
 
 def _is_row(block: bytes, at: int) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import sqlite3
 from collections.abc import AsyncIterator
 from http import HTTPStatus
@@ -158,7 +159,10 @@ def _health_routes(service: Service) -> list[HTTPRouteHandler]:
     @get("/metrics", name="metrics", description="Prometheus text format.", media_type=METRICS_TYPE)
     async def metrics() -> Response[bytes]:
         service.metrics.listeners.set(service.hub.listeners)
-        service.metrics.tasks.set(await service.view.aside(service.view.count))
+        try:
+            service.metrics.tasks.set(await service.view.aside(service.view.count))
+        except sqlite3.Error:  # which `/ready` tells; the other metrics are asked for all the more
+            service.metrics.tasks.set(math.nan)
         return Response(generate_latest(service.metrics.registry), media_type=METRICS_TYPE)
 
     return [health, ready, metrics]

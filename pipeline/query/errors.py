@@ -120,7 +120,7 @@ def key_invalid() -> RequestRefusedError:
 
 def host_foreign(header: str) -> RequestRefusedError:
     """403 of a service without keys: meant for a host of another name, or sent by a page of one."""
-    message = "A service without API keys serves this machine's own names and pages only."
+    message = "A service without API keys serves this machine's own names and pages only (CALLSTREAM_HOST_NAMES)."
     error = RequestError(
         RequestErrorType.FORBIDDEN, "Request is forbidden.", [ErrorDetail(["header", header], message, DetailType.HOST_FOREIGN)]
     )

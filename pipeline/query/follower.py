@@ -24,7 +24,7 @@ from pipeline.header_names import tolerate
 from pipeline.query.events import Arrival, Hub
 from pipeline.query.metrics import QueryMetrics
 from pipeline.query.records import RecordInvalidError, read_change
-from pipeline.query.view import Change, View, now_ms
+from pipeline.query.view import Change, TaskRow, View, now_ms
 from pipeline.refusal import start_client
 from pipeline.settings import Settings
 from pipeline.topics import topic_id
@@ -130,6 +130,7 @@ class Follower:
         else:
             self.problem, where = problem, f"on {self._settings.broker}"
         self.caught_up = self.is_current = False
+        self._metrics.lag.clear()  # nobody knows it now
         self.complete.clear()  # what is written meanwhile is not known
         logger.warning("following %s %s stopped (%s): again in %g s", self._topic, where, problem, back_off_s)
         if self._view.damaged:
@@ -244,6 +245,8 @@ class Follower:
             self._hub.lose_track()  # the records do not come again
             raise
         self._metrics.ingested.labels("applied").inc(len(arrivals))
+        for row in (change for change, _ in arrivals if isinstance(change, TaskRow)):
+            self._metrics.states.labels(row.technology.value, row.state.value).inc()
 
     def _read(self, record: "ConsumerRecord[bytes | None, bytes | None]") -> Change | None:
         now = now_ms()

@@ -1,10 +1,11 @@
 """Which host a request is meant for, and whether a page of somebody else sends it.
 
 Where a service without keys listens keeps other machines out, but not this one's browser: any page that it shows may send
-requests to 127.0.0.1, and one whose own name is made to lead there (DNS rebinding) may read the answers. A browser says both,
-in `origin` and `host`.
+requests to 127.0.0.1, and one whose own name is made to lead there (DNS rebinding) may read the answers. A browser says so: in
+`host`, in `origin`, and, where it sends no origin (images, scripts), in `sec-fetch-site` (https://www.w3.org/TR/fetch-metadata/).
 """
 
+import socket
 from urllib.parse import unquote, urlsplit
 
 from litestar.types import Scope
@@ -19,17 +20,19 @@ class OwnHosts:
     """Knows what is meant for this machine, by a name of its own, and comes from no page or one of its own."""
 
     def __init__(self, settings: Settings) -> None:
-        self._names = {_plain(name) for name in (settings.host, *settings.host_names.split(","))} - {""}
+        names = (settings.host, socket.gethostname(), *settings.host_names.split(","))
+        self._names = {_plain(name) for name in names} - {""}
 
     def foreign(self, scope: Scope) -> str | None:
         """The header that names another host, if one does. Programs send no origin (RFC 6454, 7), of HTTP/1.0 maybe no host."""
-        for name, value in scope["headers"]:
-            text = value.decode("latin-1")
-            if name == b"host" and not self._is_ours(f"//{text}"):
-                return "host"
-            if name == b"origin" and not self._is_ours(text):
-                return "origin"
-        return None
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        host, origin = headers.get(b"host"), headers.get(b"origin")
+        if host is not None and not self._is_ours(f"//{host}"):
+            return "host"
+        if origin is not None:
+            return None if self._is_ours(origin) else "origin"
+        is_link = headers.get(b"sec-fetch-mode") == "navigate"  # somebody follows it, and no page sees the answer
+        return "sec-fetch-site" if headers.get(b"sec-fetch-site") == "cross-site" and not is_link else None
 
     def _is_ours(self, url: str) -> bool:
         try:

@@ -191,7 +191,11 @@ async def test_what_was_published_while_away_is_caught_up_and_nothing_is_read_tw
         assert applied(service) == 100
         found = [(await client.get(f"{API}/{VAD.value}/{task_id}")).status_code for task_id in ids]
         assert found == [200] * 300
-        assert 'callstream_view_lag_records{partition="0"} 0.0' in (await client.get("/metrics")).text
+        text = (await client.get("/metrics")).text
+        assert 'callstream_view_lag_records{partition="0"} 0.0' in text
+        assert f'callstream_task_states_total{{state="pending",technology="{VAD.value}"}} 100.0' in text
+        service.follower._fail(TimeoutError(), 1.0)
+        assert "callstream_view_lag_records{" not in (await client.get("/metrics")).text  # nobody knows
 
 
 async def test_streams_end_where_records_were_read_and_could_not_be_told(

@@ -1,6 +1,7 @@
 """Without keys what is meant for another host, or sent by a page of one, is refused. Targets may be whole URLs."""
 
 import asyncio
+import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from pipeline.query.hosts import OwnHosts
 from pipeline.query.server import serving
 from pipeline.settings import Settings
+from pipeline.settings_checks import fault_of
 from schemas.errors import RequestError
 from tests.query.conftest import alone, client_of, replaced
 from tests.query.keyrings import bearer, keys_toml
@@ -30,6 +32,10 @@ EXTRACTION = "/api/technology/speaker-identification-voiceprint-extraction"
         {"host": "127.8.9.10:1"},
         {"host": "[::1]:8080"},
         {"host": "calls.example:443"},
+        {"host": f"{socket.gethostname()}:8080"},
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"},
+        {"sec-fetch-site": "none"},
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors", "origin": "http://127.0.0.1:3000"},
         {"origin": "http://localhost:3000"},
         {"origin": "http://[::1]"},
         {"origin": "https://calls.example"},
@@ -57,6 +63,7 @@ FOREIGN = [
     {"origin": "null"},
     {"origin": "\xff"},
     {"host": "localhost", "origin": "http://evil.example"},
+    {"sec-fetch-mode": "no-cors", "sec-fetch-site": "cross-site"},
 ]
 
 
@@ -115,3 +122,9 @@ async def test_a_target_that_is_a_whole_url(settings: Settings) -> None:
         assert await ask(port, "http://evil.example/schema", "localhost") == b"HTTP/1.1 403 Forbidden"
         assert await ask(port, "http://localhost%2Fhealth", "localhost") == b"HTTP/1.1 403 Forbidden"
         assert await ask(port, "http://localhost", "localhost") == b"HTTP/1.1 404 Not Found"
+
+
+@pytest.mark.parametrize("name", ["calls.example:84", "https://calls.example", "[::1]", "*.example", "a;b", "bücher.de", "a b"])
+def test_what_is_no_name_is_told_at_the_start(name: str) -> None:
+    assert (fault_of(Settings(host_names=f"good.example, {name}")) or "").startswith(f"HOST_NAMES: {name!r} is no name")
+    assert fault_of(Settings(host_names=" good.example, xn--bcher-kva.example., a_b,")) is None

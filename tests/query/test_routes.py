@@ -396,3 +396,23 @@ def test_the_described_answers_have_the_shape_of_the_real_one() -> None:
         msgspec.json.encode(TaskAnswer(TaskInfo(KNOWN, TaskState.PENDING)))
         == f'{{"task":{{"task_id":"{KNOWN}","state":"pending"}}}}'.encode()
     )
+
+
+async def test_metrics_of_what_never_happened_are_there(client: httpx.AsyncClient) -> None:
+    """Whoever asks how much a series grew misses its first event where it begins with that."""
+    text = (await client.get("/metrics")).text
+    assert 'callstream_results_ingested_total{outcome="skipped"} 0.0' in text
+    assert 'callstream_task_states_total{state="rejected",technology="voice-activity-detection"} 0.0' in text
+    assert 'callstream_tasks_started_total{technology="voice-activity-detection"} 0.0' in text
+
+
+def delete_view(service: Service) -> None:
+    for file in Path(service.settings.data_dir).glob("view.sqlite*"):
+        file.unlink()
+
+
+async def test_metrics_are_told_when_the_view_is_gone(client: httpx.AsyncClient, service: Service) -> None:
+    delete_view(service)
+    text = (await client.get("/metrics")).text
+    assert "callstream_view_tasks NaN" in text
+    assert "callstream_http_requests_total" in text
