@@ -377,3 +377,24 @@ async def eventually(condition: Callable[[], bool]) -> None:
             return
         await asyncio.sleep(0)
     assert condition()
+
+
+async def test_what_was_fetched_and_waits_for_a_place_is_not_taken_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks whether a call's chunks may still come must not be told that they will not."""
+    async with member([5]) as group:  # a fetch brings everything at once
+        room = asyncio.Event()
+
+        async def process(record: Record, receipt: Receipt) -> None:
+            await room.wait()
+            group.stage.done.append(record.offset)
+            receipt.release()
+
+        monkeypatch.setattr(group.stage, "process", process)
+        group.thread.end = LENGTH
+        await group.rebalance()
+        await eventually(lambda: group.thread.position_ == LENGTH and group.runner.unacknowledged() > 0)
+        await pause(100)
+        assert not group.consumer.has_given_all
+        room.set()
+        await eventually(lambda: len(group.stage.done) == LENGTH)
+        await eventually(lambda: group.consumer.has_given_all)

@@ -359,3 +359,29 @@ async def test_draining_says_when_work_did_not_end() -> None:
     assert not await lanes.drain(0.01)
     release.set()
     assert await lanes.drain(5)
+
+
+def test_what_one_rebalance_after_another_dropped_is_waited_for_from_its_first_record() -> None:
+    """Records 4 and 5 were dropped, and 6 was when it had come before them."""
+    given_back: list[int] = []
+    window = DeliveryWindow(4, no_crash)
+    for offset in (4, 5):
+        issue(window, offset, given_back, committed=4)
+    window.reset()
+    issue(window, 6, given_back, committed=4)
+    window.reset()
+    issue(window, 6, given_back, committed=4).release()
+    assert given_back == []
+    for offset in (4, 5, 6):
+        issue(window, offset, given_back, committed=4).release()
+    assert given_back == [4, 5, 6]
+
+
+def test_what_was_done_while_it_was_held_is_given_back_when_another_worker_has_dealt_with_the_rest() -> None:
+    given_back: list[int] = []
+    window = DeliveryWindow(4, no_crash)
+    issue(window, 4, given_back, committed=4)
+    window.reset()
+    issue(window, 5, given_back, committed=4).release()
+    issue(window, 6, given_back, committed=5)
+    assert given_back == [5]

@@ -3,7 +3,7 @@
 import base64
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import numpy as np
@@ -353,4 +353,40 @@ async def test_a_huge_correlation_id_is_replaced_and_its_request_answered(open_b
         )
     (records,) = bench.transitions().values()
     assert records[-1]["task"]["state"] == "done"
+    assert bench.dead_letters() == []
+
+
+async def test_a_call_that_goes_on_before_its_end_had_its_turn_is_not_ended(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end waits behind the records of the call that wait."""
+    jobs: list[Callable[[], Awaitable[None]]] = []
+
+    async def submit(_: object, job: Callable[[], Awaitable[None]]) -> None:
+        jobs.append(job)
+
+    async with open_bench(idle_timeout_s=30.0) as bench:
+        vad = bench.frames[0]
+        monkeypatch.setattr(vad, "submit", submit)
+        await bench.produce("media", b"c", sample_audio(0, 2), media_headers(0))
+        for sequence in (1, 2):  # and it can be ended again
+            cast(Any, vad.stage)._calls["c"].last_arrival_s -= 70.0
+            await bench.tick()
+            await bench.produce("media", b"c", sample_audio(2 * sequence, 2 * sequence + 2), media_headers(sequence))
+            assert len(jobs) == sequence
+            await jobs[-1]()
+            await bench.settle()
+            assert bench.final("c", VAD)["task"]["state"] == "running"
+        await bench.produce("media", b"c", sample_audio(6, 7), media_headers(3, end=True))
+        await bench.settle()
+    assert bench.final("c", VAD)["task"]["state"] == "done"
+    assert bench.dead_letters() == []
+
+
+async def test_an_older_record_among_newer_ones_makes_no_gap_in_time(open_bench: OpenBench) -> None:
+    async with open_bench(idle_timeout_s=60) as bench:
+        for sequence, at_s in enumerate((0, 50, 0, 70)):
+            bench.clock_s = 1_000_000.0 + at_s
+            await bench.produce("media", b"c", sample_audio(sequence, sequence + 1), media_headers(sequence, end=sequence == 3))
+    assert bench.final("c", VAD)["task"]["state"] == "done"
     assert bench.dead_letters() == []

@@ -2,11 +2,14 @@
 
 import json
 import random
+from collections.abc import Sequence
 from itertools import pairwise
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.records import OutgoingRecord, Record
 from pipeline.scoring.voiceprint import decode
 from schemas.tasks import Technology
 from tests.agents.conftest import OpenBench
@@ -183,3 +186,28 @@ async def test_offsets_of_a_call_are_given_back_at_its_end_and_not_before(open_b
         for frame in bench.frames:
             for topic, given_back in frame.acknowledged.items():
                 assert given_back == list(range(len(bench.log[topic])))
+
+
+async def test_all_that_follows_from_a_call_is_in_the_partition_of_its_media(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its producer chose it by: a successor looks there, and nowhere else, for what was said and saved."""
+    sent: list[OutgoingRecord] = []
+    async with open_bench() as bench:
+        publish = bench.publish
+
+        def append(topic: str, key: bytes | None, value: bytes | None, headers: tuple[tuple[str, bytes], ...]) -> None:
+            record = Record(topic, 3, len(bench.log[topic]), key, value, headers, bench.clock_s)
+            bench.log[topic].append(record)
+            bench._undelivered.append(record)
+
+        async def note(records: Sequence[OutgoingRecord]) -> list[int]:
+            sent.extend(records)
+            return await publish(records)
+
+        monkeypatch.setattr(bench, "_append", append)
+        monkeypatch.setattr(bench, "publish", note)
+        await send(bench, sample_audio(0, 20))
+    assert {(one.topic, one.partition) for one in sent if one.topic != "results"} == {
+        *(("speech", 3), ("prints", 3), ("snapshots", 3))
+    }

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
+import pytest
+
+from schemas.stream import Fault
 from tests.agents.conftest import OpenBench
 from tests.agents.test_chain import LANGUAGE, VOICEPRINT, send
 from tests.harness import Bench, sample_audio
@@ -100,3 +104,23 @@ async def test_offsets_are_given_back_when_the_call_has_ended_and_not_before(ope
     assert seen[-1] == ("done", len(once.log["prints"]))
     assert ("done", 0) in seen
     assert {count for _, count in seen[:-1]} == {0}
+
+
+@pytest.mark.parametrize("where", ["before", "here"])
+async def test_a_fault_behind_a_task_that_is_done_does_not_fail_it(open_bench: OpenBench, where: str) -> None:
+    """Whether the agent before it says so or the record of the end meets it here: the offsets are given back, and no more."""
+    once = await heard(open_bench, language_sure=0.9, language_sure_s=5.0)
+    *prints, end = once.log["prints"]
+    async with open_bench(language_sure=0.9, language_sure_s=5.0) as bench:
+        frame = next(one for one in bench.frames if one.stage.name == "language")
+        for record in prints:
+            await frame.deliver(record)
+        told = language_records(bench)
+        assert told[-1]["task"]["state"] == "done"
+        if where == "before":
+            fault = msgspec.structs.replace(end, value=msgspec.msgpack.encode(Fault("call-1", "the model broke")))
+            await frame.deliver(fault)
+        else:
+            await frame.stage.fail(end, "a fault of ours")
+        assert language_records(bench) == told
+        assert frame.acknowledged["prints"][: len(prints)] == [one.offset for one in prints]

@@ -8,6 +8,7 @@ import pytest
 from agents.vad import VadStage
 from pipeline.publishing import RecordTooLargeError
 from pipeline.records import OutgoingRecord
+from pipeline.snapshots import decode_snapshot
 from pipeline.stage import ExhaustedError
 from schemas.stream import CallEnded
 from tests.agents.conftest import OpenBench
@@ -96,3 +97,24 @@ async def test_a_call_is_not_failed_where_no_thread_is_left_to_end_it(
         with pytest.raises(ExhaustedError):
             await bench.tick()
         assert {records[-1]["task"]["state"] for records in bench.transitions().values()} <= {"pending", "running"}
+
+
+async def test_the_end_of_a_call_that_lost_very_many_chunks_outlives_its_worker(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without what it lost; else a chunk that comes yet would begin it anew on the next worker."""
+    async with open_bench(reorder_window_s=0.0) as bench:
+        publish = bench.publish
+
+        async def refuse(records: Sequence[OutgoingRecord]) -> list[int]:
+            saved = decode_snapshot(cast(Any, records[0])) if records and records[0].topic == "snapshots" else None
+            if isinstance(saved, CallEnded) and saved.lost_sequences:
+                raise RecordTooLargeError("too large")
+            return await publish(records)
+
+        monkeypatch.setattr(bench, "publish", refuse)
+        for sequence in (0, 2, 3):
+            await bench.produce("media", CALL, sample_audio(sequence, sequence + 1), media_headers(sequence, end=sequence == 3))
+        ended, snapshot = bench.log["snapshots"][-2:]
+    assert decode_snapshot(cast(Any, ended)) == CallEnded("call-1", 4, [])
+    assert (snapshot.key, snapshot.value) == (CALL, None)

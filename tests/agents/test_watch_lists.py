@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from agents import comparison
-from pipeline.records import Record
+from pipeline.records import OutgoingRecord, Record
 from pipeline.scoring.comparison import compare
 from pipeline.scoring.enrolled import Enrolled
 from pipeline.scoring.voiceprint import DIMENSION, Voiceprint, pack
 from pipeline.settings import Settings
 from pipeline.snapshots import PinnedReferences
+from schemas.media import CallOptions
+from schemas.stream import CallBegin
 from tests.agents.conftest import OpenBench
 from tests.agents.test_chain import COMPARISON, send
 from tests.harness import Bench, media_headers, sample_audio
@@ -166,3 +168,26 @@ async def test_calls_that_are_taken_over_at_once_have_their_list_made_once(
     met = await asyncio.gather(*(pinned.of_call(str(number), first) for number in range(20)))
     assert len(made) == 1
     assert all(one is made[0] for one in met)
+
+
+async def test_a_list_is_kept_in_each_partition_whose_calls_met_it(
+    open_bench: OpenBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever takes one of them over reads the lists of that partition alone."""
+    kept: list[tuple[str, int | None]] = []
+    async with open_bench() as bench:
+        publish = bench.publish
+
+        async def note(records: Sequence[OutgoingRecord]) -> list[int]:
+            found = [
+                (msgspec.msgpack.decode(one.value)["kind"], one) for one in records if one.topic == "snapshots" and one.value
+            ]
+            kept.extend((kind, one.partition) for kind, one in found if kind in ("enrolled", "references"))
+            return await publish(records)
+
+        monkeypatch.setattr(bench, "publish", note)
+        watchlist_of(bench).entries = voices(2)
+        for number, call_id in enumerate(("one", "two")):
+            begin = msgspec.msgpack.encode(CallBegin(call_id, 1, CallOptions(), ""))
+            await bench.frames[-1].deliver(Record("prints", number, number, call_id.encode(), begin, (), bench.clock_s))
+    assert kept == [(kind, number) for number in (0, 1) for kind in ("enrolled", "references")]

@@ -170,3 +170,86 @@ def test_where_a_call_of_no_end_is_ended_does_not_depend_on_how_it_was_cut(
         audio = audio[:first] + bytes(length) + audio[first + length :]
     assert heard == audio[:40]
     assert all(begin < end <= 40 for begin, end in calls.missing_bytes)
+
+
+Sent = tuple[int, MediaChunk]
+WIDE = AudioFormat(Encoding.PCM_S16LE, 16000, 1)
+
+
+@st.composite
+def calls_with_faults(draw: st.DrawFn) -> list[MediaChunk]:
+    """A call of which chunks are lost, empty, or in another format; with positions or without."""
+    lengths = draw(st.lists(st.integers(1, 60), min_size=2, max_size=12))
+    kinds = draw(
+        st.lists(st.sampled_from(["good", "good", "lost", "empty", "wide"]), min_size=len(lengths), max_size=len(lengths))
+    )
+    told, at, sent = draw(st.booleans()), 0, []
+    for n, (length, kind) in enumerate(zip(lengths, ["good", *kinds[1:]], strict=True)):
+        if kind != "lost":
+            audio = b"" if kind == "empty" else bytes([n + 1]) * length
+            place = at if told else None
+            sent.append(
+                chunk(n, audio, end=n == len(lengths) - 1, position=place, audio_format=WIDE if kind == "wide" else FORMAT)
+            )
+        at += length
+    return sent
+
+
+@given(calls_with_faults(), st.floats(0, 1), st.floats(0, 1))
+def test_another_goes_on_from_any_boundary_as_if_it_had_heard_everything(
+    sent: list[MediaChunk], killed: float, saved: float
+) -> None:
+    def hear(calls: CallAssembler[int], chunks: list[MediaChunk]) -> tuple[bytes, list[tuple[int, DeadLetterType]]]:
+        taken = [calls.put(one, one.sequence) for one in chunks] + [calls.finish()]
+        return b"".join(one.audio for one in taken), [(one.origin, one.type) for each in taken for one in each.rejected]
+
+    whole, first = assembler(window_s=40 / S), assembler(window_s=40 / S)
+    audio, letters = hear(whole, sent)
+    for one in sent[: 1 + int(killed * (len(sent) - 1))]:
+        first.put(one, one.sequence)
+    state = first.state_at(int(saved * first.position))
+    second = assembler(window_s=40 / S)
+    second.restore(state)
+    rest, again = hear(second, [one for one in sent if one.sequence >= state.next_sequence])
+    assert rest == audio[state.position :]
+    assert again == [one for one in letters if one[0] >= state.next_sequence]
+    assert second.missing_bytes == whole.missing_bytes
+    assert second.ended_state("call") == whole.ended_state("call")
+
+
+def test_a_call_whose_first_chunks_were_lost_begins_with_their_silence() -> None:
+    calls = assembler()
+    calls.put(chunk(2, b"\1" * 40, end=True), 0)
+    assert calls.finish().audio == bytes(80) + b"\1" * 40
+    assert calls.missing_bytes == [(0, 80)]
+
+
+def test_an_empty_chunk_does_not_say_how_long_a_lost_one_was() -> None:
+    calls = assembler()
+    for sequence, audio in enumerate((b"\1" * 100, b"")):
+        calls.put(chunk(sequence, audio), 0)
+    calls.put(chunk(3, b"\1" * 10, end=True), 0)
+    assert calls.finish().audio == bytes(100) + b"\1" * 10
+    assert calls.missing_bytes == [(100, 200)]
+
+
+def test_an_end_that_is_turned_away_in_its_turn_ends_the_call_and_one_beyond_a_gap_does_not() -> None:
+    wide = AudioFormat(Encoding.PCM_S16LE, 16000, 1)
+    calls = assembler(window_s=0.0)
+    calls.put(chunk(0, b"\1" * 100), 0)
+    calls.put(chunk(5, b"\2" * 100, end=True, audio_format=wide), 5)
+    assert [one.origin for one in calls.put(chunk(6, b"\3" * 100), 6).rejected] == [5]
+    assert (calls.ended, calls.end_seen) == (False, False)
+    calls = assembler()
+    calls.put(chunk(0, b"\1" * 100), 0)
+    calls.put(chunk(1, b"\2" * 100, end=True, audio_format=wide), 1)
+    assert calls.ended
+
+
+def test_what_was_turned_away_is_owed_once() -> None:
+    wide = AudioFormat(Encoding.PCM_S16LE, 16000, 1)
+    calls, audio = assembler(), b""
+    for sequence, audio_format in ((0, FORMAT), (1, wide), (2, FORMAT), (4, FORMAT)):
+        audio += calls.put(chunk(sequence, b"\1" * 100, end=sequence == 4, audio_format=audio_format), 0).audio
+    assert audio + calls.finish().audio == b"\1" * 100 + bytes(100) + b"\1" * 100 + bytes(100) + b"\1" * 100
+    assert calls.missing_bytes == [(100, 200), (300, 400)]

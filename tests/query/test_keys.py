@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from litestar import Litestar
 
+from pipeline.query import tasks
 from pipeline.query.app import Service, create_app
 from pipeline.query.edge import Edge
 from pipeline.query.owners import Caller, is_visible
@@ -24,6 +25,7 @@ from pipeline.query.server import ExposedError, run, serving
 from pipeline.query.view import TaskRow, now_ms
 from pipeline.settings import Settings
 from schemas.errors import RequestError
+from schemas.requests import StartTask
 from schemas.tasks import TaskState, Technology
 from tests.query.conftest import alone, replaced
 from tests.query.keyrings import KEYS, bearer, digest, keys_toml
@@ -288,3 +290,28 @@ def test_a_hangup_reads_the_file_anew(program: subprocess.Popen[str], keys_file:
     assert (status("one"), status("two")) == (401, 200)
     program.send_signal(signal.SIGTERM)
     assert program.wait(PATIENCE_S) == 0
+
+
+@pytest.mark.parametrize("inline_bytes", [900_000, 0])
+async def test_what_a_key_starts_is_its_owners_alone(
+    service: Service, monkeypatch: pytest.MonkeyPatch, inline_bytes: int
+) -> None:
+    """In what the agents are told, from lists in the record, lists beside it and files; and in the view until they answer."""
+    told: list[StartTask] = []
+
+    async def start(_: uuid.UUID, request: StartTask, *__: object) -> None:
+        told.append(request)
+
+    monkeypatch.setattr(service.tasks._starter, "start", start)
+    monkeypatch.setattr(tasks, "INLINE_BYTES", inline_bytes)
+    gender = f"{API}/{Technology.GENDER_IDENTIFICATION}"
+    async with client_at(service) as client:
+        for sent in ({"json": {"voiceprints": ["QQ=="]}}, {"files": {"file": ("call.wav", b"audio")}}):
+            path = gender if "json" in sent else f"{API}/{WORD}"
+            answer = await client.post(path, headers=bearer("one"), **sent)
+            task = f"{path}/{answer.json()['task']['task_id']}"
+            seen = [(await client.get(task, headers=bearer(name))).status_code for name in ("one", "two")]
+            assert (answer.status_code, seen) == (202, [200, 404])
+    assert [one.owner for one in told] == ["one", "one"]
+    assert told[1].media is not None
+    assert told[1].media.options.owner == "one"

@@ -240,3 +240,18 @@ def test_every_size_is_calibrated_and_says_where_from(size: str) -> None:
 
 def test_a_model_of_ones_own_is_not_calibrated() -> None:
     assert calibration_of("huge") == UNCALIBRATED
+
+
+@given(posteriors, st.floats(0.4, 15), st.integers(1, 400))
+def test_utterances_that_are_too_short_to_be_identified_change_no_probability(
+    log_posteriors: np.ndarray, speech_s: float, count: int
+) -> None:
+    """They count as speech only, however many there are: a channel of short answers is as sure as what was identified."""
+    alone, among = LanguageEvidence(), LanguageEvidence()
+    for evidence in (alone, among):
+        evidence.add(log_posteriors, speech_s)
+    for _ in range(count):
+        among.add(np.zeros(0, np.float32), MIN_SPEECH_S / 2)
+    calibration = LanguageCalibration(scale=1.0, exponent=0.5)
+    assert among.scores(LABELS, LABELS, calibration=calibration) == alone.scores(LABELS, LABELS, calibration=calibration)
+    assert among.speech_s == pytest.approx(speech_s + count * MIN_SPEECH_S / 2)
