@@ -15,14 +15,14 @@ from pipeline.connection import librdkafka_options
 from pipeline.refusal import BrokerRefusedError, check_admission
 from pipeline.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 MAX_RECORD_BYTES = 2_097_152  # twice the largest chunk: one that is somewhat too long still arrives, to be dead-lettered
 # Records as they were before their producers compressed them, and the headers that say why; some hosted Kafka takes no more.
 MAX_DEAD_LETTER_BYTES = 8 * 1_048_576
 
 _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
-logger = logging.getLogger(__name__)
-
 _ATTEMPTS = 3
 _REQUEST_TIMEOUT_S = 10.0
 _BACKOFF_S = 1.0

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 EXIT_ZOMBIE = 70
 _LOOK_EVERY_S = 2.0
-_LAST_WORDS_S = 5.0  # for leaving the groups and closing connections
+LAST_WORDS_S = 5.0  # for leaving the groups and closing connections
 _SESSIONS = 3  # a loop that has stood still for so many session timeouts lost its partitions long ago
 
 
@@ -63,15 +63,8 @@ def _watch(runners: Sequence[StageRunner], settings: Settings, pulse: Pulse, has
             faulthandler.dump_traceback()
             os._exit(EXIT_ZOMBIE)
         _look_for_faults(runners)
-    if not has_ended.wait(settings.grace_period_s + _LAST_WORDS_S):
+    if not has_ended.wait(settings.grace_period_s + LAST_WORDS_S):
         _end_unfinished(runners, settings.grace_period_s)
-
-
-def end_soon(code: int) -> None:
-    """End a process that is to end and may not bring itself to: Python waits without end for threads that a hung disk holds."""
-    timer = threading.Timer(_LAST_WORDS_S, os._exit, [code])
-    timer.daemon = True
-    timer.start()
 
 
 def _look_for_faults(runners: Sequence[StageRunner]) -> None:

@@ -8,17 +8,18 @@ from collections.abc import Awaitable, Iterable, Sequence
 import stamina
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
-from pipeline import watchdog
 from pipeline.app import END_SIGNALS, CallstreamWorker, UnknownAgentError, build_app, installed_agents
 from pipeline.breaker import EXIT_BREAKER
 from pipeline.delivery import describe_error
 from pipeline.health import HealthServer
+from pipeline.last_resort import end_within
 from pipeline.logs import log_to_stderr
 from pipeline.models.manifest import load_manifest
 from pipeline.refusal import BrokerRefusedError
 from pipeline.runner import StageRunner
 from pipeline.settings import Settings
 from pipeline.topics import KEPT_TOGETHER, TOPICS, TopicsError
+from pipeline.watchdog import LAST_WORDS_S
 from pipeline.whole_topic import partition_numbers
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ def run(names: Sequence[str], settings: Settings) -> int:
         if settings.dead_letter_hold and not worker.was_asked_to_end:
             worker.has_ended.set()
             asyncio.run(_until(health, _for_ever()))
-            watchdog.end_soon(EXIT_BREAKER)  # the one that looked on has ended with the agents
+            end_within(LAST_WORDS_S, EXIT_BREAKER, "the worker")  # its watchdog has ended with the agents
         return EXIT_BREAKER
     return code
 

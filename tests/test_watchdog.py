@@ -205,11 +205,10 @@ def test_a_process_whose_loop_stands_still_ends_and_says_where() -> None:
 HANGS = """
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pipeline import watchdog
+from pipeline.last_resort import end_within
 
-watchdog._LAST_WORDS_S = 0.5
 ThreadPoolExecutor().submit(threading.Event().wait)  # as on a disk that hangs
-watchdog.end_soon(78)
+end_within(0.5, 78, "the worker")
 print("asked to end", flush=True)
 """
 
@@ -217,3 +216,4 @@ print("asked to end", flush=True)
 def test_a_process_that_is_to_end_waits_for_no_thread_that_hangs() -> None:
     ended = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=100, check=False)
     assert (ended.returncode, ended.stdout) == (78, "asked to end\n")
+    assert "the worker did not end within 0.5 s" in ended.stderr

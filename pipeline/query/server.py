@@ -3,13 +3,11 @@
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
 import sqlite3
 import ssl
 import sys
-import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +15,7 @@ from typing import NamedTuple
 import uvicorn
 from litestar.types import ASGIApp
 
+from pipeline.last_resort import end_within
 from pipeline.logs import log_to_stderr
 from pipeline.query.addresses import is_loopback
 from pipeline.query.app import create_app, running
@@ -225,17 +224,8 @@ async def serve(
             listening.work.result()
 
 
-def _give_up(within_s: float) -> None:
-    logger.critical("the query service did not end within %g s (does the blob store answer?); the process ends", within_s)
-    os._exit(1)
-
-
 def _end_soon(settings: Settings) -> None:
-    """Ends the process if it cannot bring itself to: Python waits without end for a thread that a hung disk holds."""
-    within_s = settings.grace_period_s + LAST_WORDS_S
-    timer = threading.Timer(within_s, _give_up, [within_s])
-    timer.daemon = True
-    timer.start()
+    end_within(settings.grace_period_s + LAST_WORDS_S, 1, "the query service")
 
 
 async def _serve_until_signal(settings: Settings) -> None:
